@@ -1,0 +1,38 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both do all set-up, into .venv/, once.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cksum | cut -d' ' -f1)
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench loadtest clean wheels
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP):
+	@PYTHON="$(PYTHON)" STAMP="$(STAMP)" .ci/setup
+
+demo: $(STAMP) ## a real model trains across simulated phones; ends with build/demo/report.html
+	@$(BIN)/edgewise-sim demo $(ARGS)
+
+test: $(STAMP) ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint, types, import directions, security, secrets, SBOM in build/
+	@.ci/check
+
+bench: $(STAMP) ## measure ours beside the limit; writes build/bench.json
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+loadtest: $(STAMP) ## a 20 s locust swarm against a coordinator it starts; writes build/loadtest/verdict.json
+	@$(BIN)/edgewise-loadtest run $(ARGS)
+
+wheels: $(STAMP) ## build the wheels edgewise and edgewise-edge into build/wheels/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir build/wheels . >/dev/null
+	@$(BIN)/python -m build --wheel --no-isolation --outdir build/wheels edge_runtime >/dev/null
+	@ls build/wheels
+
+clean: ## remove what was built, and the environment
+	rm -rf build .venv

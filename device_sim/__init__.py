@@ -1,0 +1,1 @@
+"""Fleets of simulated phones on the real wire protocol."""

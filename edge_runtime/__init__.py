@@ -1,0 +1,1 @@
+"""What an app bundles: numpy, cryptography, an HTTP client, and a TFLite interpreter behind a seam. Nothing else."""

@@ -1,0 +1,81 @@
+"""Check-in: a device offers itself; the answer is an assignment or a retry window."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.enrolment import is_name
+from edge_runtime.protocol.reasons import Wait
+
+CHECK_IN_PATH: Final = "/v1/device/check-in"
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def bundle_path(sha256: str) -> str:
+    return f"/v1/device/bundles/{sha256}"
+
+
+def checkpoint_path(sha256: str) -> str:
+    return f"/v1/device/checkpoints/{sha256}"
+
+
+def bucketed(count: int) -> int:
+    """Round a number of examples down to a power of two, so that it identifies nobody; 0 stays 0."""
+    return 1 << (count.bit_length() - 1) if count > 0 else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckIn:
+    """An offer. `visit` is random and stays the same when a lost answer is asked for again."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    population: str
+    visit: str
+    runtime: str
+    examples: int
+    """Bucketed by `bucketed`."""
+
+    def __post_init__(self) -> None:
+        wire.require(is_name(self.population), "population is a name")
+        wire.require(_ID.fullmatch(self.visit) is not None, "visit is 32 hex digits")
+        wire.require(1 <= len(self.runtime) <= 128, "runtime has 1 to 128 characters")
+        wire.require(0 <= self.examples == bucketed(self.examples), "examples is 0 or a power of two")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """The device takes part in a round."""
+
+    participation: str
+    round: int
+    plan: bytes
+    plan_signature: bytes
+    checkpoint_sha256: str
+    deadline_s: float
+    """The report is due within so many seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryWindow:
+    """Come back after `after_s` seconds, at an instant drawn evenly from the next `spread_s` seconds."""
+
+    reason: Wait
+    after_s: float
+    spread_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInAnswer:
+    """Exactly one of the two."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    assignment: Assignment | None
+    retry: RetryWindow | None
+
+    def __post_init__(self) -> None:
+        wire.require((self.assignment is None) != (self.retry is None), "an assignment or a retry window")

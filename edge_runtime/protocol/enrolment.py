@@ -1,0 +1,70 @@
+"""Enrolment: a device makes itself known, once an installation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Final
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES
+
+ENROL_PATH: Final = "/v1/device/enrol"
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class Evidence(StrEnum):
+    """What shows that the device is a real one."""
+
+    NONE = "none"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a tenant, population or task: 1 to 64 of a-z 0-9 . _ -, a letter or digit first."""
+    return _NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrol:
+    """Signed with the very key it brings."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    tenant: str
+    population: str
+    public_key: bytes
+    app: str
+    app_version: str
+    platform: str
+    evidence: Evidence
+
+    def __post_init__(self) -> None:
+        wire.require(is_name(self.tenant) and is_name(self.population), "tenant and population are names")
+        wire.require(len(self.public_key) == PUBLIC_KEY_BYTES, "public_key has 32 bytes")
+        for text in (self.app, self.app_version, self.platform):
+            wire.require(1 <= len(text) <= 128, "app, app_version and platform have 1 to 128 characters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolled:
+    VERSION: ClassVar[int] = 1
+    version: int
+    device_id: str
+    retry_after_s: float
+    """When to check in, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """An RFC 9457 problem: how every refusal travels."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retry: str
+    retry_after_s: float | None
+    server_time: int
+    """Seconds since the epoch, so that a device whose clock is off can sign again."""

@@ -1,0 +1,165 @@
+"""Refusals and their permanent codes: the only list, shared by both ends.
+
+A refusal is expected and typed; it is raised where something is refused and sent to the peer as an RFC 9457 problem.
+A code never changes its meaning and is never reused. Anything that is not a `Refusal` is a bug or the surroundings.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Retry(StrEnum):
+    """Whether the same request may be sent again."""
+
+    NEVER = "never"
+    LATER = "later"
+    NOW = "now"
+
+
+class Refusal(Exception):
+    """Something was refused, for a reason with a permanent code.
+
+    Args:
+        detail: One sentence for a person, without participant data, keys or tokens.
+        retry_after_s: When to try again, in seconds, where the refusal knows it.
+    """
+
+    code: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    retry: ClassVar[Retry] = Retry.NEVER
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class Malformed(Refusal):
+    code, title = "malformed", "The message could not be decoded"
+
+
+class UnsupportedVersion(Refusal):
+    code, title = "unsupported-version", "The message version is not spoken here"
+
+
+class InvalidPlan(Refusal):
+    code, title = "invalid-plan", "The plan asks for something impossible"
+
+
+class MalformedBundle(Refusal):
+    code, title = "malformed-bundle", "The bundle is truncated or not a bundle"
+
+
+class MalformedCheckpoint(Refusal):
+    code, title = "malformed-checkpoint", "The checkpoint is truncated or not a checkpoint"
+
+
+class MalformedReport(Refusal):
+    code, title = "malformed-report", "The report is not a report"
+
+
+class ReportLength(Refusal):
+    code, title = "report-length", "The report has the wrong length"
+
+
+class LanesOutOfRange(Refusal):
+    code, title = "lanes-out-of-range", "The report has lanes outside the plan's range"
+
+
+class DigestMismatch(Refusal):
+    code, title = "digest-mismatch", "The bytes do not match their digest"
+
+
+class UntrustedDocument(Refusal):
+    code, title = "untrusted-document", "The signature is not by a trusted key"
+
+
+class WrongCheckpoint(Refusal):
+    code, title = "wrong-checkpoint", "The checkpoint does not belong to this bundle"
+
+
+class InvalidExamples(Refusal):
+    code, title = "invalid-examples", "The examples do not fit the bundle's schema"
+
+
+class InvalidWeights(Refusal):
+    code, title = "invalid-weights", "The weights do not fit the bundle"
+
+
+class NonFiniteTraining(Refusal):
+    code, title = "non-finite-training", "Training produced a value that is not finite"
+
+
+class InterpreterMissing(Refusal):
+    code, title = "interpreter-missing", "No TFLite interpreter is installed"
+
+
+class BadSignature(Refusal):
+    code, title = "bad-signature", "The request signature is missing or wrong"
+
+
+class UnknownDevice(Refusal):
+    code, title = "unknown-device", "The device is not enrolled"
+
+
+class ClockSkew(Refusal):
+    code, title, retry = "clock-skew", "The request was signed by a clock that is too far off", Retry.NOW
+
+
+class ReplayedRequest(Refusal):
+    code, title = "replayed-request", "This very request was already received"
+
+
+class OperatorUnauthorised(Refusal):
+    code, title = "operator-unauthorised", "An operator call needs a valid token"
+
+
+class NotFound(Refusal):
+    code, title = "not-found", "Nothing of that name is here"
+
+
+class UnknownParticipation(Refusal):
+    code, title = "unknown-participation", "This device takes no part under that id"
+
+
+class RoundClosed(Refusal):
+    code, title = "round-closed", "The round met its goal, or passed its deadline"
+
+
+class ParticipationEnded(Refusal):
+    code, title = "participation-ended", "The participation was already given up"
+
+
+class ConflictingReport(Refusal):
+    code, title = "conflicting-report", "Another report was already received under this id"
+
+
+class Conflict(Refusal):
+    code, title = "conflict", "The object already exists with other content, or is in the wrong state"
+
+
+class BodyTooLarge(Refusal):
+    code, title = "body-too-large", "The body is larger than this endpoint takes"
+
+
+class StorageFull(Refusal):
+    code, title, retry = "storage-full", "The coordinator has no room", Retry.LATER
+
+
+class Unavailable(Refusal):
+    code, title, retry = "unavailable", "The coordinator cannot answer just now", Retry.LATER
+
+
+def _all_subclasses(of: type[Refusal]) -> list[type[Refusal]]:
+    return [found for direct in of.__subclasses__() for found in (direct, *_all_subclasses(direct))]
+
+
+REFUSALS: dict[str, type[Refusal]] = {refusal.code: refusal for refusal in _all_subclasses(Refusal)}
+"""Every refusal by its permanent code."""
+
+
+def refusal_named(code: str, detail: str, retry_after_s: float | None = None) -> Refusal:
+    """Rebuild the refusal a peer sent; a code of a later version becomes a plain `Refusal`."""
+    return REFUSALS.get(code, Refusal)(detail, retry_after_s=retry_after_s)

@@ -1,0 +1,125 @@
+"""The plan: what a chosen device executes. Signed by the tenant key; the coordinator cannot change a byte of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import InvalidPlan
+from edge_runtime.protocol.keys import Domain, PublicKey, SigningKey, digest, sign_document, verify_document
+from edge_runtime.protocol.secure_sum.lanes import Lanes
+
+
+class Close(StrEnum):
+    """When a round stops waiting for reports."""
+
+    GOAL = "goal"
+    """At the goal: the fast choice."""
+    ALL_RESOLVED = "all_resolved"
+    """When each participant reported, sent an outcome, or the deadline passed: the reproducible choice."""
+
+
+class Summing(StrEnum):
+    """How the reports of a group are added up."""
+
+    PLAIN = "plain"
+    """The coordinator sees each report."""
+
+
+class Privacy(StrEnum):
+    """What noise hides a participant."""
+
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Training on one device: `epochs` passes over its examples, then one clipped, rounded delta.
+
+    Attributes:
+        bundle_sha256: The graph to train.
+        epochs: Passes over the local examples.
+        batch_size: Examples a step; at most the bundle's batch.
+        learning_rate: Of plain SGD, per step.
+        proximal_mu: Weight of the FedProx term; 0 for none.
+        clipping_norm: Largest L2 norm of the delta.
+        lane_bits: Bits of one lane of the report.
+        expected_participants: What the sum is divided by, whoever came.
+        max_participants: Most reports that one sum can hold without overflow.
+        goal: Reports wanted in a round.
+        min_reports: Fewer than these, and the round is abandoned.
+        min_examples: A device with fewer takes no part.
+        time_limit_s: A device stops training after this long, in seconds, and sends an outcome.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    version: int
+    tenant: str
+    population: str
+    bundle_sha256: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    proximal_mu: float
+    clipping_norm: float
+    lane_bits: int
+    expected_participants: int
+    max_participants: int
+    goal: int
+    min_reports: int
+    close: Close
+    summing: Summing
+    privacy: Privacy
+    min_examples: int
+    time_limit_s: float
+
+    def __post_init__(self) -> None:
+        def check(holds: bool, sentence: str) -> None:
+            if not holds:
+                raise InvalidPlan(sentence)
+
+        check(bool(self.tenant) and bool(self.population), "tenant and population are named")
+        check(_is_sha256(self.bundle_sha256), "bundle_sha256 is 64 hex digits")
+        check(1 <= self.epochs <= 1000, f"epochs is 1 to 1000, not {self.epochs}")
+        check(1 <= self.batch_size <= 65536, f"batch_size is 1 to 65536, not {self.batch_size}")
+        check(0 < self.learning_rate <= 1000, f"learning_rate is above 0 and at most 1000, not {self.learning_rate}")
+        check(0 <= self.proximal_mu <= 1000, f"proximal_mu is 0 to 1000, not {self.proximal_mu}")
+        check(0 < self.clipping_norm <= 1e6, f"clipping_norm is above 0 and at most 1e6, not {self.clipping_norm}")
+        check(1 <= self.min_reports <= self.goal, "min_reports is at least 1 and at most the goal")
+        check(self.goal <= self.max_participants, "the goal is at most max_participants")
+        check(
+            1 <= self.expected_participants <= self.max_participants,
+            "expected_participants is at least 1 and at most max_participants",
+        )
+        check(self.min_examples >= 1, "min_examples is at least 1")
+        check(0 < self.time_limit_s <= 86400, f"time_limit_s is above 0 and at most a day, not {self.time_limit_s}")
+        self.lanes()  # refuses widths and participants that could overflow
+
+    def lanes(self) -> Lanes:
+        """The report codec this plan determines."""
+        return Lanes(bits=self.lane_bits, clipping_norm=self.clipping_norm, max_participants=self.max_participants)
+
+
+def sign_plan(plan: Plan, key: SigningKey) -> tuple[bytes, bytes]:
+    """Return the plan's canonical bytes and the tenant's signature over them."""
+    raw = wire.encode(plan)
+    return raw, sign_document(key, Domain.PLAN, digest(raw))
+
+
+def verify_plan(raw: bytes, signature: bytes, tenant_key: PublicKey) -> Plan:
+    """Check the signature, then read the plan.
+
+    Raises:
+        UntrustedDocument: The tenant key did not sign it.
+        InvalidPlan: It asks for something impossible.
+        Malformed, UnsupportedVersion: It is not a plan of this version.
+    """
+    verify_document(tenant_key, Domain.PLAN, digest(raw), signature)
+    return wire.decode(Plan, raw)
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)

@@ -1,0 +1,49 @@
+"""Why nothing was trained, counted or released: the only list of reason codes.
+
+Shared by the device, the API and the reports. A code never changes its meaning and is never removed.
+"""
+
+from enum import StrEnum
+
+
+class Wait(StrEnum):
+    """Why a check-in was answered with a retry window and not with an assignment."""
+
+    NO_TASK = "no-task"
+    SELECTION_PENDING = "selection-pending"
+    NOT_SELECTED = "not-selected"
+    ROUND_IN_PROGRESS = "round-in-progress"
+    TOO_FEW_EXAMPLES = "too-few-examples"
+    REPORTED = "reported"
+
+
+class Outcome(StrEnum):
+    """How a participation ended when it was not with a counted report."""
+
+    IN_USE = "in-use"
+    NOT_CHARGING = "not-charging"
+    BATTERY_LOW = "battery-low"
+    NETWORK_METERED = "network-metered"
+    NETWORK_LOST = "network-lost"
+    OVERHEATED = "overheated"
+    STORAGE_LOW = "storage-low"
+    TIME_LIMIT = "time-limit"
+    PROCESS_KILLED = "process-killed"
+    BUNDLE_REFUSED = "bundle-refused"
+    CHECKPOINT_REFUSED = "checkpoint-refused"
+    PLAN_REFUSED = "plan-refused"
+    EXAMPLES_REFUSED = "examples-refused"
+    NON_FINITE_TRAINING = "non-finite-training"
+    INTERPRETER_FAILED = "interpreter-failed"
+    WENT_SILENT = "went-silent"
+    """The device checked in anew without having reported."""
+    DEADLINE_PASSED = "deadline-passed"
+    """The coordinator closed the round first."""
+
+
+class Abandonment(StrEnum):
+    """Why a round was abandoned."""
+
+    TOO_FEW_DEVICES = "too-few-devices"
+    TOO_FEW_REPORTS = "too-few-reports"
+    TASK_CANCELLED = "task-cancelled"

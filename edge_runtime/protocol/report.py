@@ -1,0 +1,92 @@
+"""The report: what a participant sends back. A fixed header, then the lanes; the length is known beforehand.
+
+Layout, little-endian: magic `EWRP`, u16 version, u8 lane bits, u8 zero, participation id (16 bytes), u32 lanes,
+u32 zero, then the packed lanes. The body's SHA-256 travels in the signed Content-Digest header.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import MalformedReport, ReportLength, UnsupportedVersion
+from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Lanes
+
+REPORT_HEADER: Final = struct.Struct("<4sHBB16sII")
+_MAGIC: Final = b"EWRP"
+_VERSION: Final = 1
+
+
+def report_path(participation: str) -> str:
+    return f"/v1/device/participations/{participation}/report"
+
+
+def outcome_path(participation: str) -> str:
+    return f"/v1/device/participations/{participation}/outcome"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The coordinator holds this report durably. The same report gets the same receipt, byte for byte."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    participation: str
+    report_sha256: str
+    retry_after_s: float
+    """When to check in again, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeNote:
+    """A participation ended without a report, and why."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    reason: Outcome
+    training_s: float
+    bytes_down: int
+
+    def __post_init__(self) -> None:
+        wire.require(self.training_s >= 0 and self.bytes_down >= 0, "costs are not negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeNoted:
+    VERSION: ClassVar[int] = 1
+    version: int
+    retry_after_s: float
+
+
+def report_bytes(lanes: Lanes, parameters: int) -> int:
+    """The exact length of a report for d parameters."""
+    return REPORT_HEADER.size + lanes.packed_bytes(parameters)
+
+
+def encode_report(participation: str, lanes: Lanes, packed: bytes) -> bytes:
+    """Put the header before packed lanes."""
+    count = len(packed) * 8 // lanes.bits
+    return REPORT_HEADER.pack(_MAGIC, _VERSION, lanes.bits, 0, bytes.fromhex(participation), count, 0) + packed
+
+
+def lanes_of_report(raw: bytes | memoryview, participation: str, lanes: Lanes, parameters: int) -> memoryview:
+    """Check the header against what was agreed and return the packed lanes.
+
+    Raises:
+        ReportLength: The length is not exactly the agreed one.
+        MalformedReport: The header is not of this participation.
+        UnsupportedVersion: The report is of another version.
+    """
+    if len(raw) != report_bytes(lanes, parameters):
+        raise ReportLength(f"{len(raw)} bytes where {report_bytes(lanes, parameters)} are expected")
+    magic, version, bits, zero, of_participation, count, zeros = REPORT_HEADER.unpack_from(raw)
+    if magic != _MAGIC or zero or zeros:
+        raise MalformedReport("the bytes do not begin like a report")
+    if version != _VERSION:
+        raise UnsupportedVersion(f"report version {version}; spoken here: {_VERSION}")
+    if of_participation.hex() != participation or bits != lanes.bits or count != parameters + ZERO_LANES:
+        raise MalformedReport("the report's header is of another participation or plan")
+    return memoryview(raw)[REPORT_HEADER.size :]

@@ -1,0 +1,1 @@
+"""Sums over a group: the lanes every report is made of."""

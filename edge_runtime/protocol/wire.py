@@ -1,0 +1,165 @@
+"""Strict JSON for control messages: one encoding for each dataclass, taken from its type annotations.
+
+Encoding is canonical (sorted keys, no spaces, shortest round-trip floats), so that equal values have equal bytes.
+Decoding refuses what it does not know: unknown, missing or repeated keys, wrong types, NaN, infinity, trailing bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import enum
+import functools
+import json
+import math
+import types
+import typing
+from typing import Any, TypeVar
+
+from edge_runtime.protocol.errors import Malformed, UnsupportedVersion
+
+MESSAGE_LIMIT_BYTES = 1 << 20
+"""No control message is larger."""
+
+Message = TypeVar("Message")
+
+
+def encode(message: object) -> bytes:
+    """Write a message dataclass as canonical JSON."""
+    return json.dumps(_plain(message), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def decode(kind: type[Message], raw: bytes) -> Message:
+    """Read a message dataclass from JSON.
+
+    Raises:
+        Malformed: The bytes are not exactly one message of this kind.
+        UnsupportedVersion: The message has a `version` that `kind` does not speak.
+    """
+    if len(raw) > MESSAGE_LIMIT_BYTES:
+        raise Malformed(f"a message of {len(raw)} bytes is over the limit of {MESSAGE_LIMIT_BYTES}")
+    try:
+        tree = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as problem:
+        raise Malformed(f"not JSON: {problem}") from None
+    _check_version(kind, tree)
+    return typing.cast(Message, _built(kind, tree, kind.__name__))
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise `Malformed` unless the condition holds; for `__post_init__` of message dataclasses."""
+    if not condition:
+        raise Malformed(sentence)
+
+
+def _check_version(kind: type, tree: object) -> None:
+    spoken = getattr(kind, "VERSION", None)
+    if spoken is None or not isinstance(tree, dict) or "version" not in tree:
+        return
+    if tree["version"] != spoken:
+        raise UnsupportedVersion(f"{kind.__name__} version {tree['version']!r}; spoken here: {spoken}")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key is repeated")
+    return tree
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _built(kind: Any, tree: object, where: str) -> object:
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _optional(kind, tree, where)
+    if origin is tuple:
+        return _sequence(kind, tree, where)
+    if origin is dict:
+        return _mapping(kind, tree, where)
+    if dataclasses.is_dataclass(kind):
+        return _object(kind, tree, where)
+    return _scalar(kind, tree, where)
+
+
+def _optional(kind: Any, tree: object, where: str) -> object:
+    if tree is None:
+        return None
+    (inner,) = (arm for arm in typing.get_args(kind) if arm is not type(None))
+    return _built(inner, tree, where)
+
+
+def _sequence(kind: Any, tree: object, where: str) -> object:
+    inner, _ellipsis = typing.get_args(kind)
+    if not isinstance(tree, list):
+        raise Malformed(f"{where} is not a list")
+    return tuple(_built(inner, item, f"{where}[{index}]") for index, item in enumerate(tree))
+
+
+def _mapping(kind: Any, tree: object, where: str) -> object:
+    _key, inner = typing.get_args(kind)
+    if not isinstance(tree, dict):
+        raise Malformed(f"{where} is not an object")
+    return {key: _built(inner, item, f"{where}.{key}") for key, item in tree.items()}
+
+
+def _object(kind: Any, tree: object, where: str) -> object:
+    if not isinstance(tree, dict):
+        raise Malformed(f"{where} is not an object")
+    names = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(tree) - names):
+        raise Malformed(f"{where} has an unknown key {unknown[0]!r}")
+    if missing := sorted(names - set(tree)):
+        raise Malformed(f"{where} lacks the key {missing[0]!r}")
+    hints = _hints(kind)
+    return kind(**{name: _built(hints[name], tree[name], f"{where}.{name}") for name in names})
+
+
+def _scalar(kind: Any, tree: object, where: str) -> object:
+    if kind is float and type(tree) in (int, float):
+        return _finite(typing.cast(float, tree), where)
+    if kind is bytes and isinstance(tree, str):
+        try:
+            return base64.b64decode(tree, validate=True)
+        except (binascii.Error, ValueError):
+            raise Malformed(f"{where} is not base64") from None
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        try:
+            return kind(tree)
+        except ValueError:
+            raise Malformed(f"{where} is not one of {[member.value for member in kind]}") from None
+    if kind in (str, int, bool) and type(tree) is kind:
+        return tree
+    raise Malformed(f"{where} is not of type {getattr(kind, '__name__', kind)}")
+
+
+def _finite(number: float, where: str) -> float:
+    try:
+        value = float(number)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise Malformed(f"{where} is not a finite number")
+    return value

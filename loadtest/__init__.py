@@ -1,0 +1,1 @@
+"""Locust swarms that speak the device protocol, with a verdict."""

@@ -1,0 +1,1 @@
+"""Keras models become TFLite graphs that the stock interpreter can train."""
