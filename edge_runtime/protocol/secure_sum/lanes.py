@@ -7,7 +7,6 @@ each lane is at most s C + 1 in size, and n (s C + 1) <= R/2 - 1. Overflow is im
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -133,15 +132,3 @@ class Lanes:
 def add_into(total: LaneVector, lanes: LaneVector) -> None:
     """Add one report to a running sum, in place, modulo 2^32; order does not matter."""
     np.add(total, lanes, out=total)
-
-
-def clip(delta: Delta, clipping_norm: float) -> Delta:
-    """Scale a delta down to an L2 norm of at most `clipping_norm`; a smaller one comes back unchanged.
-
-    Guarantee: the norm of the result, in exact arithmetic, exceeds `clipping_norm` by at most float32 rounding.
-    Source: https://arxiv.org/abs/1607.00133.
-    """
-    norm = math.sqrt(float(np.dot(delta.astype(np.float64), delta.astype(np.float64))))
-    if norm <= clipping_norm:
-        return delta
-    return (delta.astype(np.float64) * (clipping_norm / norm)).astype(np.float32)

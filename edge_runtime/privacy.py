@@ -1,0 +1,33 @@
+"""Clip a delta and hand it to the lanes: the last step before anything leaves the device."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.report import encode_report
+from edge_runtime.protocol.secure_sum.lanes import Delta
+
+
+def clip(delta: Delta, clipping_norm: float) -> Delta:
+    """Scale a delta down to an L2 norm of at most `clipping_norm`; a smaller one comes back unchanged.
+
+    Guarantee: in exact arithmetic the norm of the result exceeds `clipping_norm` by float32 rounding at most.
+    Source: https://arxiv.org/abs/1607.00133.
+
+    Args:
+        delta: Float32, shape ``(parameters,)``, finite.
+    """
+    exact = delta.astype(np.float64)
+    norm = math.sqrt(float(np.dot(exact, exact)))
+    if norm <= clipping_norm:
+        return delta
+    return (exact * (clipping_norm / norm)).astype(np.float32)
+
+
+def private_report(participation: str, delta: Delta, plan: Plan, rng: np.random.Generator) -> bytes:
+    """Clip, round to lanes and put the header before them: the report's exact bytes."""
+    lanes = plan.lanes()
+    return encode_report(participation, lanes, lanes.pack(clip(delta, plan.clipping_norm), rng))
