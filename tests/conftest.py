@@ -1,0 +1,48 @@
+"""What every test may use: workers for the big runtimes, exported models, and a guard around the pytest process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.workers import Workers
+
+if TYPE_CHECKING:
+    from model_export.spec import Exported
+
+FORBIDDEN = ("ai_edge_litert", "gevent", "locust", "tensorflow", "tflite_runtime")
+"""Each breaks another, or patches the process it is imported into: they run in workers and subprocesses."""
+
+
+@pytest.fixture(autouse=True)
+def _clean_process() -> Iterator[None]:
+    yield
+    if found := [name for name in FORBIDDEN if name in sys.modules]:
+        pytest.exit(f"the pytest process must never import {', '.join(found)}; use the `workers` fixture", returncode=3)
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """``workers["tensorflow"].run("module:function", *args)``; also "litert" and "tflite"."""
+    running = Workers()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def exported(workers: Workers) -> Callable[[str], Exported]:
+    """``exported("mlp")``, ``exported("cnn")``: a small model's bundle and checkpoint, made once a session.
+
+    Both are signed by ``tests.exports.TENANT_KEY``.
+    """
+    made: dict[str, Exported] = {}
+
+    def export(name: str) -> Exported:
+        if name not in made:
+            made[name] = workers["tensorflow"].run("tests.exports:build", name)
+        return made[name]
+
+    return export
