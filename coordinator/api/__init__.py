@@ -1,0 +1,1 @@
+"""HTTP: routers translate and do nothing else."""

@@ -1,0 +1,112 @@
+"""The device protocol, version 1. Every request is signed with the device's key."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, Response
+
+from coordinator.api.parts import Parts, PartsOf, as_device, message, signed_body, target_of
+from coordinator.services import checkins, devices, releases, reports
+from coordinator.store.blobs import BlobKind
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, bundle_path, checkpoint_path
+from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled
+from edge_runtime.protocol.errors import BodyTooLarge, NotFound, ReportLength
+from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
+from edge_runtime.protocol.report import OutcomeNote, Receipt, outcome_path, report_path
+from edge_runtime.protocol.signing import claimed
+
+router = APIRouter(tags=["device"])
+
+
+@router.post(ENROL_PATH)
+async def enrol(request: Request, parts: PartsOf) -> Response:
+    """Make a device known, once an installation."""
+    claim, body = await signed_body(request)
+    brought = wire.decode(Enrol, body)
+
+    def transaction() -> Enrolled:
+        with parts.database.writing() as session:
+            return devices.enrol(session, brought, claim, request.method, target_of(request), parts.now())
+
+    return message(await run_in_threadpool(transaction))
+
+
+@router.post(CHECK_IN_PATH)
+async def check_in(request: Request, parts: PartsOf) -> Response:
+    """Offer the device: an assignment, or a retry window with its reason."""
+    claim, body = await signed_body(request)
+    offer = wire.decode(CheckIn, body)
+    return message(
+        await as_device(request, parts, claim, lambda s, device, now: checkins.check_in(s, device, offer, now))
+    )
+
+
+@router.post(RELEASE_PATH)
+async def release(request: Request, parts: PartsOf) -> Response:
+    """Name the checkpoint to use for inference."""
+    claim, body = await signed_body(request)
+    query = wire.decode(ReleaseQuery, body)
+    return message(
+        await as_device(request, parts, claim, lambda s, device, _now: releases.release_for(s, device, query))
+    )
+
+
+@router.get(bundle_path("{sha256}"))
+async def bundle(sha256: str, request: Request, parts: PartsOf) -> Response:
+    """The immutable bytes of a bundle; range requests resume a download."""
+    return await _blob(request, parts, BlobKind.BUNDLE, sha256)
+
+
+@router.get(checkpoint_path("{sha256}"))
+async def checkpoint(sha256: str, request: Request, parts: PartsOf) -> Response:
+    """The immutable bytes of a checkpoint; range requests resume a download."""
+    return await _blob(request, parts, BlobKind.CHECKPOINT, sha256)
+
+
+@router.put(report_path("{participation}"))
+async def report(participation: str, request: Request, parts: PartsOf) -> Response:
+    """Take a report: durable before its receipt; the same report gets the same receipt."""
+    claim = claimed(request.headers)
+    expected = await as_device(
+        request, parts, claim, lambda s, device, _now: reports.expected_report(s, device, participation)
+    )
+    try:
+        _claim, body = await signed_body(request, expected.body_bytes)
+    except BodyTooLarge as problem:
+        raise ReportLength(f"a report of this plan has {expected.body_bytes} bytes: {problem.detail}") from None
+
+    def store() -> Receipt:
+        sha256 = claim.body_digest.hex()
+        with parts.database.reading() as session:
+            held = reports.check_acceptable(session, claim.keyid, participation, sha256)
+        if held is not None:
+            return held
+        reports.store_report(parts.blobs, expected, body)
+        with parts.database.writing() as session:
+            return reports.record_report(session, claim.keyid, participation, sha256, len(body), parts.now())
+
+    return message(await run_in_threadpool(store))
+
+
+@router.post(outcome_path("{participation}"))
+async def outcome(participation: str, request: Request, parts: PartsOf) -> Response:
+    """End a participation without a report, and say why."""
+    claim, body = await signed_body(request)
+    note = wire.decode(OutcomeNote, body)
+    return message(
+        await as_device(
+            request, parts, claim, lambda s, device, now: reports.note_outcome(s, device, participation, note, now)
+        )
+    )
+
+
+async def _blob(request: Request, parts: Parts, kind: BlobKind, sha256: str) -> Response:
+    claim, _body = await signed_body(request, 0)
+    tenant = await as_device(request, parts, claim, lambda _s, device, _now: device.tenant)
+    path = parts.blobs.path(tenant, kind, sha256)
+    if not path.is_file():
+        raise NotFound(f"there is no such blob among {kind}")
+    headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{sha256}"'}
+    return FileResponse(path, media_type="application/octet-stream", headers=headers)

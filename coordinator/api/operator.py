@@ -1,0 +1,231 @@
+"""The operators' API. Every call needs a bearer token and sees its own tenant alone."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, Response
+
+from coordinator.api.parts import Parts, PartsOf, read_body
+from coordinator.services import catalogue, tasks
+from coordinator.store.blobs import BlobKind
+from coordinator.store.tables import CheckpointRow, Task, Tenant
+from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES
+from edge_runtime.protocol.errors import Malformed, NotFound, OperatorUnauthorised
+from edge_runtime.protocol.keys import SIGNATURE_BYTES
+
+PREFIX = "/v1/operator"
+
+
+def tenant_of(request: Request, parts: PartsOf) -> Tenant:
+    """Whose operator is calling.
+
+    Raises:
+        OperatorUnauthorised: No valid token came with the call.
+    """
+    scheme, _space, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise OperatorUnauthorised("send the operator token: `Authorization: Bearer …`")
+    with parts.database.reading() as session:
+        return catalogue.tenant_of_token(session, token)
+
+
+TenantOf = Annotated[Tenant, Depends(tenant_of)]
+router = APIRouter(prefix=PREFIX, tags=["operator"])
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TaskRequest(Body):
+    """A task: the signed plan says what devices do, the rest how rounds are run."""
+
+    name: str = Field(examples=["digits-mlp"])
+    plan: str = Field(description="Base64 of the plan's exact bytes.")
+    plan_signature: str = Field(description="Base64 of the tenant's signature of the plan.")
+    checkpoint_sha256: str = Field(description="The imported checkpoint that round 1 starts from.")
+    rounds: int = Field(ge=1, le=100_000, description="Committed rounds after which the task is completed.")
+    over_selection: float = Field(1.3, ge=1, le=10, description="Devices chosen for one report of the goal.")
+    pool_size: int = Field(ge=1, le=1_000_000, description="Devices that check in before a round chooses.")
+    selecting_deadline_s: float = Field(600, gt=0, le=604_800)
+    reporting_deadline_s: float = Field(600, gt=0, le=604_800)
+    server_learning_rate: float = Field(1.0, gt=0, le=100)
+    retry_rejected_s: float = Field(900, gt=0, le=604_800, description="Retry window after a rejected check-in.")
+    retry_reported_s: float = Field(900, gt=0, le=604_800, description="Retry window after a report.")
+    seed: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the selection; random when absent.")
+
+
+class TaskView(Body):
+    name: str
+    population: str
+    state: str
+    bundle_sha256: str
+    checkpoint_sha256: str
+    model_version: int
+    weights_sha256: str
+    rounds_committed: int
+    rounds_wanted: int
+    created_at: datetime
+
+
+class RoundView(Body):
+    number: int
+    phase: str
+    abandonment: str | None
+    checkpoint_sha256: str
+    result_sha256: str | None
+    chosen: int
+    reports: int
+    report_body_bytes: int
+    outcomes: dict[str, int]
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+class CheckpointView(Body):
+    sha256: str
+    bundle_sha256: str
+    model_version: int
+    weights_sha256: str
+
+
+@router.put("/populations/{name}", status_code=204)
+def put_population(name: str, tenant: TenantOf, parts: PartsOf) -> None:
+    """Make a population; again changes nothing."""
+    with parts.database.writing() as session:
+        catalogue.create_population(session, tenant, name, parts.now())
+
+
+@router.put("/bundles/{sha256}", status_code=204)
+async def put_bundle(sha256: str, request: Request, tenant: TenantOf, parts: PartsOf) -> None:
+    """Bring a bundle signed by the tenant key; again changes nothing."""
+    raw = await read_body(request, BUNDLE_LIMIT_BYTES)
+
+    def transaction() -> None:
+        with parts.database.writing() as session:
+            catalogue.import_bundle(session, parts.blobs, tenant, sha256, raw, parts.now())
+
+    await run_in_threadpool(transaction)
+
+
+@router.post("/bundles/{sha256}/checkpoints")
+async def post_checkpoint(sha256: str, request: Request, tenant: TenantOf, parts: PartsOf) -> CheckpointView:
+    """Bring first weights signed by the tenant key; the answer names the model version signed here."""
+    raw = await read_body(request, BUNDLE_LIMIT_BYTES)
+
+    def transaction() -> CheckpointView:
+        with parts.database.writing() as session:
+            row = catalogue.import_checkpoint(session, parts.blobs, tenant, sha256, raw, parts.key, parts.now())
+            return _checkpoint_view(row)
+
+    return await run_in_threadpool(transaction)
+
+
+@router.get("/checkpoints/{sha256}/content")
+def get_checkpoint(sha256: str, tenant: TenantOf, parts: PartsOf) -> Response:
+    """The bytes of a model version."""
+    path = parts.blobs.path(tenant.name, BlobKind.CHECKPOINT, sha256)
+    if not path.is_file():
+        raise NotFound("there is no such checkpoint")
+    return FileResponse(path, media_type="application/octet-stream")
+
+
+@router.get("/checkpoints/{sha256}")
+def get_checkpoint_view(sha256: str, tenant: TenantOf, parts: PartsOf) -> CheckpointView:
+    """What is known of a model version."""
+    with parts.database.reading() as session:
+        row = session.get(CheckpointRow, (tenant.name, sha256))
+    if row is None:
+        raise NotFound("there is no such checkpoint")
+    return _checkpoint_view(row)
+
+
+@router.post("/tasks")
+def post_task(order: TaskRequest, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Create an active task; the same order again returns the same task."""
+    wanted = tasks.TaskOrder(
+        name=order.name,
+        plan=_bytes(order.plan, "plan"),
+        plan_signature=_bytes(order.plan_signature, "plan_signature", SIGNATURE_BYTES),
+        checkpoint_sha256=order.checkpoint_sha256,
+        rounds_wanted=order.rounds,
+        over_selection=order.over_selection,
+        pool_size=order.pool_size,
+        selecting_deadline_s=order.selecting_deadline_s,
+        reporting_deadline_s=order.reporting_deadline_s,
+        server_learning_rate=order.server_learning_rate,
+        retry_rejected_s=order.retry_rejected_s,
+        retry_reported_s=order.retry_reported_s,
+        seed=bytes.fromhex(order.seed) if order.seed is not None else None,
+    )
+    with parts.database.writing() as session:
+        task = tasks.create_task(session, tenant, wanted, parts.now())
+    return _task_view(parts, task)
+
+
+@router.get("/tasks/{name}")
+def get_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """How a task stands."""
+    with parts.database.reading() as session:
+        task = tasks.task_named(session, tenant, name)
+    return _task_view(parts, task)
+
+
+@router.get("/tasks/{name}/rounds")
+def get_rounds(name: str, tenant: TenantOf, parts: PartsOf, after: int = 0) -> list[RoundView]:
+    """The rounds of a task with a number above `after`, with the outcomes of their participants."""
+    with parts.database.reading() as session:
+        found = tasks.rounds_of(session, tasks.task_named(session, tenant, name), after)
+    return [RoundView.model_validate(asdict(view)) for view in found]
+
+
+@router.post("/tasks/{name}/cancel")
+def cancel_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """End a task; its open round is abandoned."""
+    with parts.database.writing() as session:
+        task = tasks.cancel_task(session, tenant, name, parts.now())
+    return _task_view(parts, task)
+
+
+def _checkpoint_view(row: CheckpointRow) -> CheckpointView:
+    return CheckpointView(
+        sha256=row.sha256,
+        bundle_sha256=row.bundle_sha256,
+        model_version=row.model_version,
+        weights_sha256=row.weights_sha256,
+    )
+
+
+def _task_view(parts: Parts, task: Task) -> TaskView:
+    with parts.database.reading() as session:
+        newest = session.get_one(CheckpointRow, (task.tenant, task.checkpoint_sha256))
+    return TaskView(
+        name=task.name,
+        population=task.population,
+        state=task.state,
+        bundle_sha256=task.bundle_sha256,
+        checkpoint_sha256=task.checkpoint_sha256,
+        model_version=newest.model_version,
+        weights_sha256=newest.weights_sha256,
+        rounds_committed=task.rounds_committed,
+        rounds_wanted=task.rounds_wanted,
+        created_at=task.created_at,
+    )
+
+
+def _bytes(text: str, name: str, length: int | None = None) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed(f"{name} is not base64") from None
+    if length is not None and len(raw) != length:
+        raise Malformed(f"{name} has {len(raw)} bytes and not {length}")
+    return raw

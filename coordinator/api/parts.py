@@ -1,0 +1,99 @@
+"""What the routers share: the parts joined in `coordinator.app`, and how a body is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Request
+from sqlmodel import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from coordinator.services import devices
+from coordinator.store.blobs import FolderBlobs
+from coordinator.store.database import Database
+from coordinator.store.tables import Device
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import BodyTooLarge
+from edge_runtime.protocol.keys import SigningKey
+from edge_runtime.protocol.signing import SignedBy, claimed, verify_body
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a request may need."""
+
+    database: Database
+    blobs: FolderBlobs
+    key: SigningKey
+    now: Callable[[], datetime]
+
+
+def parts_of(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsOf = Annotated[Parts, Depends(parts_of)]
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """Read a whole body, and stop reading as soon as it is too large.
+
+    Raises:
+        BodyTooLarge: It is.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit_bytes:
+        raise BodyTooLarge(f"{announced} bytes announced; this endpoint takes {limit_bytes}")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit_bytes:
+            raise BodyTooLarge(f"more than {limit_bytes} bytes came; this endpoint takes no more")
+    return bytes(body)
+
+
+def target_of(request: Request) -> str:
+    """Path and query as they stood on the request line."""
+    path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    query: bytes = request.scope["query_string"]
+    return (path + (b"?" + query if query else b"")).decode("latin-1")
+
+
+async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BYTES) -> tuple[SignedBy, bytes]:
+    """Read the signature headers, then a body that matches the digest they sign.
+
+    Raises:
+        BadSignature, DigestMismatch, BodyTooLarge: As they say.
+    """
+    claim = claimed(request.headers)
+    body = await read_body(request, limit_bytes)
+    verify_body(claim, hashlib.sha256(body).digest())
+    return claim, body
+
+
+async def as_device(
+    request: Request, parts: Parts, claim: SignedBy, act: Callable[[Session, Device, datetime], Answer]
+) -> Answer:
+    """Authenticate the device and act for it, in one transaction off the event loop."""
+    method, target = request.method, target_of(request)
+
+    def transaction() -> Answer:
+        now = parts.now()
+        with parts.database.writing() as session:
+            device = devices.authenticate(session, claim, method, target, now)
+            return act(session, device, now)
+
+    return await run_in_threadpool(transaction)
+
+
+def message(answer: object) -> Response:
+    """A protocol message as a response."""
+    return Response(wire.encode(answer), media_type="application/json")

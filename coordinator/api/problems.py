@@ -1,0 +1,93 @@
+"""Refusals as RFC 9457 problem details: the one table of statuses."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.enrolment import Problem
+from edge_runtime.protocol.errors import Malformed, NotFound, Refusal, Unavailable
+
+_log = logging.getLogger("edgewise.api")
+
+STATUSES: Mapping[str, int] = {
+    "bad-signature": 401,
+    "body-too-large": 413,
+    "clock-skew": 401,
+    "conflict": 409,
+    "conflicting-report": 409,
+    "digest-mismatch": 422,
+    "invalid-examples": 422,
+    "interpreter-missing": 422,
+    "invalid-plan": 422,
+    "invalid-weights": 422,
+    "lanes-out-of-range": 422,
+    "malformed": 400,
+    "malformed-bundle": 422,
+    "malformed-checkpoint": 422,
+    "malformed-report": 422,
+    "non-finite-training": 422,
+    "not-found": 404,
+    "operator-unauthorised": 401,
+    "participation-ended": 410,
+    "replayed-request": 409,
+    "report-length": 422,
+    "round-closed": 410,
+    "storage-full": 507,
+    "unavailable": 503,
+    "unknown-device": 401,
+    "unknown-participation": 404,
+    "unsupported-version": 400,
+    "untrusted-document": 422,
+    "wrong-checkpoint": 422,
+}
+"""A status for each refusal code; a test holds it against `REFUSALS`."""
+
+
+def problem_response(refusal: Refusal, status: int | None = None) -> Response:
+    """Write a refusal as `application/problem+json`."""
+    status = status or STATUSES[refusal.code]
+    problem = Problem(
+        type=f"urn:edgewise:refusal:{refusal.code}",
+        title=refusal.title,
+        status=status,
+        detail=refusal.detail,
+        code=refusal.code,
+        retry=refusal.retry,
+        retry_after_s=refusal.retry_after_s,
+        server_time=int(time.time()),
+    )
+    headers = {"www-authenticate": "Bearer"} if refusal.code == "operator-unauthorised" else {}
+    return Response(wire.encode(problem), status, headers, media_type="application/problem+json")
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Make every error of an application a problem with a permanent code."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_request: Request, problem: Refusal) -> Response:
+        return problem_response(problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, problem: RequestValidationError) -> Response:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return problem_response(Malformed(f"{where}: {first['msg']}"), 422)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, problem: HTTPException) -> Response:
+        if problem.status_code == 404:
+            return problem_response(NotFound(f"there is nothing at {request.url.path}"))
+        return problem_response(Malformed(str(problem.detail)), problem.status_code)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, problem: Exception) -> Response:
+        _log.error("a bug answered %s %s", request.method, request.url.path, exc_info=problem)
+        return problem_response(Unavailable("the coordinator made a mistake; it is in its log", retry_after_s=60), 500)

@@ -1,0 +1,148 @@
+"""`edgewise-coordinator`: make a coordinator's home, and serve it."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from coordinator.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Samples devices, adds up their changes and releases better models. "
+    "Settings come from EDGEWISE_* variables; without any, everything lives in ./edgewise-data.",
+)
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"edgewise-coordinator: {sentence}", err=True)
+    raise typer.Exit(2)
+
+
+def _settings(host: str | None = None, port: int | None = None) -> Settings:
+    given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValueError as problem:
+        _fail(f"a setting is wrong: {problem}")
+
+
+@app.command()
+def init(
+    tenant: Annotated[str, typer.Option(help="Name of the organisation: a-z 0-9 . _ -")],
+    tenant_key: Annotated[
+        str, typer.Option(help="Its public key, 64 hex digits, as `edgewise-export keygen` prints it")
+    ],
+) -> None:
+    """Make the database, the coordinator's key and an operator token. Running it again issues a new token."""
+    from coordinator.app import utc_now
+    from coordinator.services import catalogue
+    from coordinator.store import migrate
+    from coordinator.store.database import Database
+    from edge_runtime.protocol.errors import Refusal
+    from edge_runtime.protocol.keys import PublicKey, SigningKey
+
+    settings = _settings()
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if not settings.key_file().exists():
+            _write_secret(settings.key_file(), os.urandom(32).hex())
+        database = Database(settings.sqlalchemy_url())
+        migrate.upgrade(database)
+        with database.writing() as session:
+            catalogue.create_tenant(session, tenant, PublicKey(bytes.fromhex(tenant_key)), utc_now())
+            session.flush()
+            token = catalogue.issue_token(session, tenant, utc_now())
+        database.close()
+        _write_secret(settings.token_file(), token)
+    except Refusal as refusal:
+        _fail(refusal.detail)
+    except ValueError:
+        _fail("--tenant-key is 64 hex digits; `edgewise-export keygen` prints it")
+    except OSError as problem:
+        _fail(f"the data folder {settings.data_dir} cannot be used: {problem.strerror}")
+    public = SigningKey(bytes.fromhex(settings.key_file().read_text())).public
+    typer.echo(f"coordinator key  {public.raw.hex()}   (compile it into the host app)")
+    typer.echo(f"operator token   in {settings.token_file()}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [EDGEWISE_HOST or 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 for any free one [EDGEWISE_PORT or 8470]")] = None,
+) -> None:
+    """Serve devices and operators, with the worker inside. Stop it with Ctrl-C; start it again at any time."""
+    import uvicorn
+
+    from coordinator.app import create_app
+
+    settings = _settings(host, port)
+    if not settings.key_file().exists():
+        _fail(f"{settings.data_dir} is not a coordinator's home yet; run `edgewise-coordinator init` first")
+    if not _is_loopback(settings.host) and not _has_token(settings):
+        _fail(f"{settings.host} is not a loopback address, and there is no operator token; run `init` first")
+    listening = _listen(settings)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    name, bound_port = listening.getsockname()[:2]
+    typer.echo(f"edgewise-coordinator: listening on http://{name}:{bound_port}")
+    sys.stdout.flush()
+    config = uvicorn.Config(create_app(settings), access_log=False, log_level="warning", timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as problem:
+        if problem.errno == errno.EADDRINUSE:
+            _fail(f"port {settings.port} is in use; stop what uses it, or choose another with --port (0: any)")
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {problem.strerror}")
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _has_token(settings: Settings) -> bool:
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlmodel import select
+
+    from coordinator.store.database import Database
+    from coordinator.store.tables import OperatorToken
+
+    database = Database(settings.sqlalchemy_url())
+    try:
+        with database.reading() as session:
+            return session.exec(select(OperatorToken)).first() is not None
+    except SQLAlchemyError:
+        return False
+    finally:
+        database.close()
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Replace a file that only its owner may read."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,127 @@
+"""The life of a round, of its groups and of its participations, as tables of transitions.
+
+What is absent from a table is a bug of ours, never a peer's doing: services ask first and refuse by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from edge_runtime.protocol.plan import Close
+
+
+class Phase(StrEnum):
+    """Of a round."""
+
+    SELECTING = "selecting"
+    TRAINING = "training"
+    REPORTING = "reporting"
+    COMMITTED = "committed"
+    ABANDONED = "abandoned"
+
+
+class Event(StrEnum):
+    PARTICIPANTS_CHOSEN = "participants-chosen"
+    FIRST_REPORT = "first-report"
+    SUM_COMMITTED = "sum-committed"
+    TOO_FEW_DEVICES = "too-few-devices"
+    TOO_FEW_REPORTS = "too-few-reports"
+    TASK_CANCELLED = "task-cancelled"
+
+
+class GroupPhase(StrEnum):
+    """Of a group whose reports are summed in plain."""
+
+    REPORTING = "reporting"
+    ADDING = "adding"
+    """Closed: which reports count is fixed."""
+    SUMMED = "summed"
+    ABORTED = "aborted"
+
+
+class GroupEvent(StrEnum):
+    CLOSED = "closed"
+    SUM_COMMITTED = "sum-committed"
+    ABORTED = "aborted"
+
+
+class Standing(StrEnum):
+    """Of a participation."""
+
+    CHOSEN = "chosen"
+    """The device does not know it yet."""
+    ASSIGNED = "assigned"
+    REPORTED = "reported"
+    ENDED = "ended"
+    """Without a report; the outcome says why."""
+
+
+STEPS: Mapping[tuple[Phase, Event], Phase] = {
+    (Phase.SELECTING, Event.PARTICIPANTS_CHOSEN): Phase.TRAINING,
+    (Phase.SELECTING, Event.TOO_FEW_DEVICES): Phase.ABANDONED,
+    (Phase.SELECTING, Event.TASK_CANCELLED): Phase.ABANDONED,
+    (Phase.TRAINING, Event.FIRST_REPORT): Phase.REPORTING,
+    (Phase.TRAINING, Event.TOO_FEW_REPORTS): Phase.ABANDONED,
+    (Phase.TRAINING, Event.TASK_CANCELLED): Phase.ABANDONED,
+    (Phase.REPORTING, Event.SUM_COMMITTED): Phase.COMMITTED,
+    (Phase.REPORTING, Event.TOO_FEW_REPORTS): Phase.ABANDONED,
+    (Phase.REPORTING, Event.TASK_CANCELLED): Phase.ABANDONED,
+}
+
+GROUP_STEPS: Mapping[tuple[GroupPhase, GroupEvent], GroupPhase] = {
+    (GroupPhase.REPORTING, GroupEvent.CLOSED): GroupPhase.ADDING,
+    (GroupPhase.REPORTING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.ADDING, GroupEvent.SUM_COMMITTED): GroupPhase.SUMMED,
+    (GroupPhase.ADDING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+}
+
+OPEN_PHASES = (Phase.SELECTING, Phase.TRAINING, Phase.REPORTING)
+OPEN_STANDINGS = (Standing.CHOSEN, Standing.ASSIGNED)
+
+
+class BadTransition(RuntimeError):
+    """A bug: the table has no such step."""
+
+
+State = TypeVar("State", bound=StrEnum)
+Happening = TypeVar("Happening", bound=StrEnum)
+
+
+def step(table: Mapping[tuple[State, Happening], State], state: State, event: Happening) -> State:
+    """Follow one transition of a table.
+
+    Raises:
+        BadTransition: The table has none for this state and event.
+    """
+    try:
+        return table[state, event]
+    except KeyError:
+        raise BadTransition(f"{state} has no step for {event}") from None
+
+
+class Verdict(StrEnum):
+    """What becomes of a round that waits for reports."""
+
+    ADD_UP = "add-up"
+    ABANDON = "abandon"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How the participations of a round stand."""
+
+    chosen: int
+    reported: int
+    ended: int
+
+
+def closing(tally: Tally, close: Close, goal: int, min_reports: int, *, deadline_passed: bool) -> Verdict | None:
+    """Decide whether a round closes now, and whether its reports are enough; None to go on waiting."""
+    resolved = tally.reported + tally.ended >= tally.chosen
+    met = close is Close.GOAL and tally.reported >= goal
+    if not (resolved or met or deadline_passed):
+        return None
+    return Verdict.ADD_UP if tally.reported >= min_reports else Verdict.ABANDON

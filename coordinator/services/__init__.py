@@ -1,0 +1,1 @@
+"""One use case a function, one transaction each: they read rows, ask the core, and write rows."""

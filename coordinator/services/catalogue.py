@@ -1,0 +1,142 @@
+"""What an operator brings: tenants, tokens, populations, bundles, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+
+from sqlmodel import Session
+
+from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.tables import BundleRow, CheckpointRow, OperatorToken, Population, Tenant
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Manifest, verify_bundle
+from edge_runtime.protocol.checkpoint import Checkpoint, Weights, encode_checkpoint, verify_checkpoint
+from edge_runtime.protocol.enrolment import is_name
+from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, OperatorUnauthorised
+from edge_runtime.protocol.keys import PublicKey, SigningKey, digest
+
+
+def create_tenant(session: Session, name: str, public_key: PublicKey, now: datetime) -> None:
+    """Make a tenant known with the key that signs its bundles and plans.
+
+    Raises:
+        Malformed: The name is not one.
+        Conflict: It exists with another key.
+    """
+    if not is_name(name):
+        raise Malformed(f"{name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
+    existing = session.get(Tenant, name)
+    if existing is None:
+        session.add(Tenant(name=name, public_key=public_key.raw, created_at=now))
+    elif existing.public_key != public_key.raw:
+        raise Conflict(f"the tenant {name!r} exists with another key")
+
+
+def issue_token(session: Session, tenant: str, now: datetime) -> str:
+    """Make an operator token of 256 random bits for a tenant; only its SHA-256 is kept."""
+    token = f"ewop_{secrets.token_urlsafe(32)}"
+    session.add(OperatorToken(token_sha256=_token_digest(token), tenant=tenant, created_at=now))
+    return token
+
+
+def tenant_of_token(session: Session, token: str) -> Tenant:
+    """Return whose operator holds this token.
+
+    Raises:
+        OperatorUnauthorised: Nobody's.
+    """
+    row = session.get(OperatorToken, _token_digest(token))
+    if row is None:
+        raise OperatorUnauthorised("the token is not valid; `edgewise-coordinator init` makes one")
+    return session.get_one(Tenant, row.tenant)
+
+
+def create_population(session: Session, tenant: Tenant, name: str, now: datetime) -> None:
+    """Make a population; again changes nothing.
+
+    Raises:
+        Malformed: The name is not one.
+    """
+    if not is_name(name):
+        raise Malformed(f"{name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
+    if session.get(Population, (tenant.name, name)) is None:
+        session.add(Population(tenant=tenant.name, name=name, created_at=now))
+
+
+def import_bundle(
+    session: Session, blobs: FolderBlobs, tenant: Tenant, sha256: str, raw: bytes, now: datetime
+) -> Manifest:
+    """Take a bundle signed by the tenant; again changes nothing.
+
+    Raises:
+        DigestMismatch, UntrustedDocument, MalformedBundle, UnsupportedVersion: It is not what it says.
+    """
+    bundle = verify_bundle(raw, sha256, PublicKey(tenant.public_key))
+    blobs.put(tenant.name, BlobKind.BUNDLE, raw)
+    if session.get(BundleRow, (tenant.name, sha256)) is None:
+        manifest = wire.encode(bundle.manifest)
+        session.add(BundleRow(tenant=tenant.name, sha256=sha256, manifest=manifest, imported_at=now))
+    return bundle.manifest
+
+
+def import_checkpoint(
+    session: Session,
+    blobs: FolderBlobs,
+    tenant: Tenant,
+    bundle_sha256: str,
+    raw: bytes,
+    key: SigningKey,
+    now: datetime,
+) -> CheckpointRow:
+    """Take first weights signed by the tenant, and sign them as a model version.
+
+    Raises:
+        NotFound: The bundle was not imported.
+        DigestMismatch, UntrustedDocument, MalformedCheckpoint, WrongCheckpoint, InvalidWeights: As they say.
+    """
+    bundle = session.get(BundleRow, (tenant.name, bundle_sha256))
+    if bundle is None:
+        raise NotFound("import the bundle before its checkpoint")
+    manifest = wire.decode(Manifest, bundle.manifest)
+    checkpoint = verify_checkpoint(
+        raw,
+        digest(raw).hex(),
+        PublicKey(tenant.public_key),
+        bundle_sha256=bundle_sha256,
+        parameters=manifest.parameters,
+    )
+    stored = store_checkpoint(blobs, tenant.name, checkpoint.weights, bundle_sha256, checkpoint.model_version, key)
+    return record_checkpoint(session, tenant.name, stored, now)
+
+
+def store_checkpoint(
+    blobs: FolderBlobs, tenant: str, weights: Weights, bundle_sha256: str, model_version: int, key: SigningKey
+) -> Checkpoint:
+    """Sign weights as a model version and keep them as a blob; again changes nothing."""
+    raw = encode_checkpoint(weights, bundle_sha256, model_version, key)
+    sha256 = blobs.put(tenant, BlobKind.CHECKPOINT, raw)
+    return Checkpoint(sha256=sha256, bundle_sha256=bundle_sha256, model_version=model_version, weights=weights)
+
+
+def record_checkpoint(session: Session, tenant: str, checkpoint: Checkpoint, now: datetime) -> CheckpointRow:
+    """List a stored checkpoint; again changes nothing."""
+    existing = session.get(CheckpointRow, (tenant, checkpoint.sha256))
+    if existing is not None:
+        return existing
+    row = CheckpointRow(
+        tenant=tenant,
+        sha256=checkpoint.sha256,
+        bundle_sha256=checkpoint.bundle_sha256,
+        model_version=checkpoint.model_version,
+        weights_sha256=digest(checkpoint.weights.astype("<f4", copy=False).tobytes()).hex(),
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _token_digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""What a participant sends back: a report, durable before its receipt, or an outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlmodel import Session
+
+from coordinator.core.rounds import STEPS, Event, GroupPhase, Phase, Standing, step
+from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.errors import ConflictingReport, ParticipationEnded, RoundClosed, UnknownParticipation
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, lanes_of_report, report_bytes
+from edge_runtime.protocol.secure_sum.lanes import Lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a report of one participation must look like."""
+
+    tenant: str
+    participation: str
+    lanes: Lanes
+    parameters: int
+
+    @property
+    def body_bytes(self) -> int:
+        return report_bytes(self.lanes, self.parameters)
+
+    def check(self, raw: bytes) -> None:
+        """Return if the body is a plain report that an honest participant could have sent.
+
+        Raises:
+            ReportLength, MalformedReport, UnsupportedVersion, LanesOutOfRange: It is not.
+        """
+        packed = lanes_of_report(raw, self.participation, self.lanes, self.parameters)
+        self.lanes.check_plain(self.lanes.unpack(packed, self.parameters))
+
+
+def expected_report(session: Session, device: Device, participation_id: str) -> Expected:
+    """Say what is awaited from a participation, before a byte of the body is read.
+
+    Raises:
+        UnknownParticipation: The device has no such participation.
+    """
+    _participation, round_ = _of_device(session, device.id, participation_id)
+    task = session.get_one(Task, round_.task_id)
+    bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
+    return Expected(
+        tenant=task.tenant,
+        participation=participation_id,
+        lanes=wire.decode(Plan, task.plan).lanes(),
+        parameters=wire.decode(Manifest, bundle.manifest).shared_parameters,
+    )
+
+
+def check_acceptable(session: Session, device_id: str, participation_id: str, sha256: str) -> Receipt | None:
+    """Return the receipt if this report is already held, or None if it may be stored.
+
+    Raises:
+        UnknownParticipation: The device has no such participation.
+        ConflictingReport: Another report is held under this id.
+        ParticipationEnded: The device gave this participation up.
+        RoundClosed: The round no longer takes reports.
+    """
+    participation, round_ = _of_device(session, device_id, participation_id)
+    held = session.get(Report, participation_id)
+    if held is not None:
+        if held.sha256 != sha256:
+            raise ConflictingReport("another report was already received for this participation")
+        return _receipt(session, round_, held)
+    if session.get_one(Group, participation.group_id).phase != GroupPhase.REPORTING:
+        raise RoundClosed("the round no longer takes reports")
+    if participation.standing == Standing.ENDED:
+        raise ParticipationEnded(f"the participation ended: {participation.outcome}")
+    return None
+
+
+def record_report(
+    session: Session, device_id: str, participation_id: str, sha256: str, body_bytes: int, now: datetime
+) -> Receipt:
+    """Count a report whose blob is durable; the receipt may leave when this transaction has committed.
+
+    Raises: As `check_acceptable`.
+    """
+    receipt = check_acceptable(session, device_id, participation_id, sha256)
+    if receipt is not None:
+        return receipt
+    participation, round_ = _of_device(session, device_id, participation_id)
+    participation.standing = Standing.REPORTED
+    participation.ended_at = now
+    if round_.phase == Phase.TRAINING:
+        round_.phase = step(STEPS, Phase(round_.phase), Event.FIRST_REPORT)
+    report = Report(
+        participation_id=participation_id,
+        group_id=participation.group_id,
+        sha256=sha256,
+        body_bytes=body_bytes,
+        received_at=now,
+    )
+    session.add_all((participation, round_, report))
+    return _receipt(session, round_, report)
+
+
+def store_report(blobs: FolderBlobs, expected: Expected, raw: bytes) -> str:
+    """Check a body and make it durable; its SHA-256."""
+    expected.check(raw)
+    return blobs.put(expected.tenant, BlobKind.REPORT, raw)
+
+
+def note_outcome(
+    session: Session, device: Device, participation_id: str, note: OutcomeNote, now: datetime
+) -> OutcomeNoted:
+    """End a participation without a report; noting it again changes nothing.
+
+    Raises:
+        UnknownParticipation: The device has no such participation.
+        ConflictingReport: A report was already received for it.
+    """
+    participation, round_ = _of_device(session, device.id, participation_id)
+    if participation.standing == Standing.REPORTED:
+        raise ConflictingReport("a report was already received for this participation")
+    if participation.standing != Standing.ENDED:
+        participation.standing = Standing.ENDED
+        participation.outcome = note.reason
+        participation.training_s = note.training_s
+        participation.bytes_down = note.bytes_down
+        participation.ended_at = now
+        session.add(participation)
+    return OutcomeNoted(version=1, retry_after_s=session.get_one(Task, round_.task_id).retry_rejected_s)
+
+
+def _of_device(session: Session, device_id: str, participation_id: str) -> tuple[Participation, Round]:
+    participation = session.get(Participation, participation_id)
+    if participation is None or participation.device_id != device_id:
+        raise UnknownParticipation("this device takes no part under that id")
+    return participation, session.get_one(Round, participation.round_id)
+
+
+def _receipt(session: Session, round_: Round, report: Report) -> Receipt:
+    return Receipt(
+        version=1,
+        participation=report.participation_id,
+        report_sha256=report.sha256,
+        retry_after_s=session.get_one(Task, round_.task_id).retry_reported_s,
+    )

@@ -1,0 +1,168 @@
+"""Tasks as an operator sees them: create, look, cancel."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlmodel import Session, col, func, select
+
+from coordinator.core.rounds import OPEN_PHASES, Event, step
+from coordinator.core.tasks import TASK_STEPS, TaskEvent, TaskState
+from coordinator.services.rounds import abandon
+from coordinator.store.tables import CheckpointRow, Participation, Population, Report, Round, Task, Tenant
+from edge_runtime.protocol.enrolment import is_name
+from edge_runtime.protocol.errors import Conflict, Malformed, NotFound
+from edge_runtime.protocol.keys import PublicKey
+from edge_runtime.protocol.plan import verify_plan
+from edge_runtime.protocol.reasons import Abandonment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOrder:
+    """What an operator asks for; the plan says what devices do, the rest how rounds are run."""
+
+    name: str
+    plan: bytes
+    plan_signature: bytes
+    checkpoint_sha256: str
+    rounds_wanted: int
+    over_selection: float
+    pool_size: int
+    selecting_deadline_s: float
+    reporting_deadline_s: float
+    server_learning_rate: float
+    retry_rejected_s: float
+    retry_reported_s: float
+    seed: bytes | None
+
+
+def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetime) -> Task:
+    """Create an active task; the same order again returns the same task.
+
+    Raises:
+        UntrustedDocument, InvalidPlan, Malformed: The plan is not the tenant's, or not a plan.
+        NotFound: Its population or checkpoint does not exist.
+        Conflict: A task of this name exists with other content.
+    """
+    if not is_name(order.name):
+        raise Malformed(f"{order.name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
+    plan = verify_plan(order.plan, order.plan_signature, PublicKey(tenant.public_key))
+    if plan.tenant != tenant.name:
+        raise Conflict("the plan is for another tenant")
+    existing = session.exec(select(Task).where(Task.tenant == tenant.name, Task.name == order.name)).first()
+    if existing is not None:
+        if existing.plan != order.plan or existing.first_checkpoint_sha256 != order.checkpoint_sha256:
+            raise Conflict(f"a task {order.name!r} exists with another plan or checkpoint")
+        return existing
+    if session.get(Population, (tenant.name, plan.population)) is None:
+        raise NotFound(f"there is no population {plan.population!r}")
+    checkpoint = session.get(CheckpointRow, (tenant.name, order.checkpoint_sha256))
+    if checkpoint is None or checkpoint.bundle_sha256 != plan.bundle_sha256:
+        raise NotFound("there is no such checkpoint for the plan's bundle")
+    task = Task(
+        id=secrets.token_hex(16),
+        tenant=tenant.name,
+        population=plan.population,
+        name=order.name,
+        state=TaskState.ACTIVE,
+        plan=order.plan,
+        plan_signature=order.plan_signature,
+        bundle_sha256=plan.bundle_sha256,
+        first_checkpoint_sha256=order.checkpoint_sha256,
+        checkpoint_sha256=order.checkpoint_sha256,
+        seed=order.seed if order.seed is not None else secrets.token_bytes(32),
+        rounds_wanted=order.rounds_wanted,
+        rounds_committed=0,
+        over_selection=order.over_selection,
+        pool_size=order.pool_size,
+        selecting_deadline_s=order.selecting_deadline_s,
+        reporting_deadline_s=order.reporting_deadline_s,
+        server_learning_rate=order.server_learning_rate,
+        retry_rejected_s=order.retry_rejected_s,
+        retry_reported_s=order.retry_reported_s,
+        created_at=now,
+    )
+    session.add(task)
+    return task
+
+
+def task_named(session: Session, tenant: Tenant, name: str) -> Task:
+    """Raises: NotFound: The tenant has no task of this name."""
+    task = session.exec(select(Task).where(Task.tenant == tenant.name, Task.name == name)).first()
+    if task is None:
+        raise NotFound(f"there is no task {name!r}")
+    return task
+
+
+def cancel_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:
+    """End a task and abandon its open round; again changes nothing.
+
+    Raises:
+        NotFound: The tenant has no task of this name.
+        Conflict: The task is completed.
+    """
+    task = task_named(session, tenant, name)
+    if task.state == TaskState.COMPLETED:
+        raise Conflict("the task is completed")
+    if task.state == TaskState.ACTIVE:
+        task.state = step(TASK_STEPS, TaskState(task.state), TaskEvent.CANCELLED)
+        session.add(task)
+        for round_ in session.exec(
+            select(Round).where(Round.task_id == task.id, col(Round.phase).in_(OPEN_PHASES))
+        ).all():
+            abandon(session, round_, Event.TASK_CANCELLED, Abandonment.TASK_CANCELLED, now)
+    return task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    """A round with what became of its participants."""
+
+    number: int
+    phase: str
+    abandonment: str | None
+    checkpoint_sha256: str
+    result_sha256: str | None
+    chosen: int
+    reports: int
+    report_body_bytes: int
+    outcomes: dict[str, int]
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+def rounds_of(session: Session, task: Task, after: int = 0) -> list[RoundView]:
+    """The task's rounds with a number above `after`, oldest first."""
+    views = []
+    for round_ in session.exec(
+        select(Round).where(Round.task_id == task.id, Round.number > after).order_by(col(Round.number))
+    ).all():
+        standings = session.exec(
+            select(Participation.outcome, func.count())
+            .where(Participation.round_id == round_.id)
+            .group_by(col(Participation.outcome))
+        ).all()
+        reports, body_bytes = session.exec(
+            select(func.count(), func.coalesce(func.sum(Report.body_bytes), 0))
+            .select_from(Report)
+            .join(Participation, col(Participation.id) == col(Report.participation_id))
+            .where(Participation.round_id == round_.id)
+        ).one()
+        views.append(
+            RoundView(
+                number=round_.number,
+                phase=round_.phase,
+                abandonment=round_.abandonment,
+                checkpoint_sha256=round_.checkpoint_sha256,
+                result_sha256=round_.result_sha256,
+                chosen=sum(count for _outcome, count in standings),
+                reports=reports,
+                report_body_bytes=body_bytes,
+                outcomes={outcome: count for outcome, count in standings if outcome is not None},
+                opened_at=round_.opened_at,
+                closed_at=round_.closed_at,
+            )
+        )
+    return views

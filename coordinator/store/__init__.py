@@ -1,0 +1,1 @@
+"""Tables, transactions, migrations and blobs. It stores and does not judge."""
