@@ -1,7 +1,8 @@
 """Gradients of activations, from the activation's output y alone.
 
-relu: y = max(x, 0), so dy/dx is 1 where y > 0 and 0 elsewhere: sign(y), since y is never negative. tanh and sigmoid have
-TensorFlow's own mathematics, written out, because its TanhGrad and SigmoidGrad are single operators that TFLite lacks.
+relu: y = max(x, 0), so dy/dx is 1 where y > 0 and 0 elsewhere: sign(y), since y is never negative. tanh and sigmoid
+have TensorFlow's own mathematics, written out, because its TanhGrad and SigmoidGrad are single operators that TFLite
+lacks.
 """
 
 from __future__ import annotations

@@ -57,10 +57,11 @@ def patches(x: tf.Tensor, windows: Windows) -> tf.Tensor:
 def _input_gradient(upstream: tf.Tensor, kernel: tf.Tensor, windows: Windows) -> tf.Tensor:
     height, width, channels, filters = kernel.shape
     spread = with_zeros_between(upstream, windows.stride)
-    before = [windows.window[axis] - 1 - windows.padding[axis][0] for axis in (0, 1)]
+    above, left = (windows.window[axis] - 1 - windows.padding[axis][0] for axis in (0, 1))
     # What the windows did not reach at the far edge gets a gradient of zero.
-    after = [windows.size[axis] + windows.window[axis] - 1 - before[axis] - spread.shape[1 + axis] for axis in (0, 1)]
-    around = Windows((spread.shape[1], spread.shape[2]), windows.window, (1, 1), tuple(zip(before, after, strict=True)))
+    below = windows.size[0] + height - 1 - above - spread.shape[1]
+    right = windows.size[1] + width - 1 - left - spread.shape[2]
+    around = Windows((spread.shape[1], spread.shape[2]), windows.window, (1, 1), ((above, below), (left, right)))
     # One axis at a time: REVERSE_V2 of tflite-runtime 2.14 reverses only the first of several.
     turned = tf.transpose(tf.reverse(tf.reverse(kernel, [0]), [1]), [0, 1, 3, 2])
     dx = product(patches(spread, around), tf.reshape(turned, [height * width * filters, channels]))

@@ -1,8 +1,8 @@
 """Matrix products, as 2-D BATCH_MATMUL.
 
 A product with a transposed right side becomes FULLY_CONNECTED, which XNNPACK does not take when its weights are
-variables. So the transpose is written through a third axis, where the converter does not fold it, and every product is a
-plain one.
+variables. So the transpose is written through a third axis, where the converter does not fold it, and every product is
+a plain one.
 """
 
 from __future__ import annotations

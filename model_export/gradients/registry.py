@@ -1,7 +1,7 @@
 """The one place that touches TensorFlow's private gradient registry.
 
-`tf.RegisterGradient` refuses a second registration and `Graph.gradient_override_map` is ignored by `GradientTape`, so the
-entries of the registry are replaced for the duration of a scope. TensorFlow is pinned because of this file.
+`tf.RegisterGradient` refuses a second registration and `Graph.gradient_override_map` is ignored by `GradientTape`, so
+the entries of the registry are replaced for the duration of a scope. TensorFlow is pinned because of this file.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import tensorflow as tf
 
@@ -15,6 +16,11 @@ from model_export.errors import unsupported
 
 Pair = tuple[int, int]
 """A value for height and one for width."""
+
+Padding = tuple[Pair, Pair]
+"""Rows above and below; columns left and right."""
+
+_UNPADDED: Final[Padding] = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +31,23 @@ class Windows:
         size: Of the input.
         window: Rows and columns of one window.
         stride: Between windows.
-        padding: Before and after, of height and of width.
+        padding: Around the input.
     """
 
     size: Pair
     window: Pair
     stride: Pair
-    padding: tuple[Pair, Pair]
+    padding: Padding
 
     @property
     def count(self) -> Pair:
         """Windows along height and width: the size of the output."""
         return self._along(0), self._along(1)
+
+    @property
+    def tiling(self) -> bool:
+        """Whether the windows lie side by side, without gaps, overlaps or padding."""
+        return self.window == self.stride and self.padding == _UNPADDED
 
     def _along(self, axis: int) -> int:
         return (self.size[axis] + sum(self.padding[axis]) - self.window[axis]) // self.stride[axis] + 1
@@ -51,8 +62,17 @@ class Windows:
 
     def at(self, padded: tf.Tensor, offset: Pair) -> tf.Tensor:
         """The value at one position of every window: shape (n, *count, channels)."""
-        (rows, columns), (down, across) = self.count, self.stride
-        top, left = offset
+        (rows, columns), (top, left), channels = self.count, offset, padded.shape[3]
+        if self.stride == (1, 1):
+            return tf.slice(padded, [0, top, left, 0], [-1, rows, columns, channels])
+        if self.tiling:
+            # An axis for the rows of a window, and columns beside channels: SLICE is faster than STRIDED_SLICE.
+            (height, width) = self.window
+            reached = tf.slice(padded, [0, 0, 0, 0], [-1, rows * height, columns * width, channels])
+            tiles = tf.reshape(reached, [-1, rows, height, columns, width * channels])
+            value = tf.slice(tiles, [0, 0, top, 0, left * channels], [-1, rows, 1, columns, channels])
+            return tf.reshape(value, [-1, rows, columns, channels])
+        down, across = self.stride
         return padded[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across, :]
 
     def put_back(self, part: Callable[[Pair], tf.Tensor]) -> tf.Tensor:
@@ -61,7 +81,7 @@ class Windows:
         Args:
             part: The gradient at one position of every window, shape (n, *count, channels).
         """
-        if self.window == self.stride and self.padding == ((0, 0), (0, 0)):
+        if self.tiling:
             return self._side_by_side(part)
         height, width = (self.size[axis] + sum(self.padding[axis]) for axis in (0, 1))
         total = None
@@ -97,13 +117,14 @@ def windows_of(op: tf.Operation, x: tf.Tensor, window: Pair) -> Windows:
         raise unsupported(f"the operator {op.name} has the layout {layout} and {kind} padding")
     strides = op.get_attr("strides")
     size, stride = (x.shape[1], x.shape[2]), (strides[1], strides[2])
-    none = ((0, 0), (0, 0))
-    padding = none if kind == "VALID" else tuple(_same(size[axis], window[axis], stride[axis]) for axis in (0, 1))
-    return Windows(size, window, stride, padding)
+    if kind == "VALID":
+        return Windows(size, window, stride, _UNPADDED)
+    vertical, horizontal = (_same(size[axis], window[axis], stride[axis]) for axis in (0, 1))
+    return Windows(size, window, stride, (vertical, horizontal))
 
 
 def with_zeros_between(x: tf.Tensor, stride: Pair) -> tf.Tensor:
-    """Put stride - 1 zeros between neighbours: shape (n, (h - 1)·s + 1, (w - 1)·s + 1, c), by reshapes and pads alone."""
+    """Put stride - 1 zeros between neighbours: shape (n, (h - 1)·s + 1, (w - 1)·s + 1, c)."""
     batch, height, width, channels = x.shape
     down, across = stride
     if across > 1:
@@ -122,7 +143,7 @@ def _same(size: int, window: int, stride: int) -> Pair:
     return total // 2, total - total // 2
 
 
-def _padded(x: tf.Tensor, padding: tuple[Pair, Pair], value: float = 0.0) -> tf.Tensor:
-    if padding == ((0, 0), (0, 0)):
+def _padded(x: tf.Tensor, padding: Padding, value: float = 0.0) -> tf.Tensor:
+    if padding == _UNPADDED:
         return x
     return tf.pad(x, [(0, 0), *padding, (0, 0)], constant_values=value)
