@@ -70,7 +70,7 @@ def _header(history: History, summary: Summary) -> str:
     )
     return (
         f'<header class="top"><p class="eyebrow">Edgewise demo · dataset {escape(history.dataset)} · '
-        f"model {escape(history.model)} · seed {history.seed}</p>"
+        f"model {escape(history.model)} · seed&nbsp;{history.seed}</p>"
         f"<h1>{counted(summary.devices, 'phone')} taught one model and kept their data</h1>"
         f'<p class="lead">{lead}</p><dl class="tiles">{shown}</dl></header>'
     )
@@ -98,7 +98,7 @@ def _learning(history: History) -> str:
     )
     return section(
         "learning",
-        "The model gets better round by round",
+        "Learning, round by round",
         "Measured on phones that never train. Round 0 is the untrained model.",
         '<div class="pair">'
         + figure("Accuracy by round", "Share of examples named correctly.", lines, accuracy)
@@ -123,8 +123,8 @@ def _taking_part(history: History) -> str:
     words = (
         f"<p>Phones were chosen <strong>{number(chosen)}</strong> times. "
         f"{number(lost)} of these ended without a report, each with its reason; {number(slow)} were slow.</p>"
-        "<p>Phones are somebody's: they get unplugged, taken out of a pocket, carried out of reach. A round goes on "
-        "without whoever left, and a report counts fully or not at all.</p>"
+        "<p>People use their phones: they unplug them, take them out of a pocket, carry them out of reach. A round "
+        "goes on without whoever left, and a report counts fully or not at all.</p>"
     )
     return section(
         "participants",
@@ -141,11 +141,13 @@ def _reasons(history: History) -> str:
     if not reasons:
         return "<p>No participant dropped out.</p>"
     rows = "".join(
-        f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{number(lost)}</td></tr>' for name, lost in reasons
+        f'<tr><th scope="row" class="words"><code>{escape(name)}</code></th><td>{number(lost)}</td></tr>'
+        for name, lost in reasons
     )
     return (
         "<table><caption>Dropouts by reason</caption>"
-        f'<thead><tr><th scope="col">Reason</th><th scope="col">Phones</th></tr></thead><tbody>{rows}</tbody></table>'
+        '<thead><tr><th scope="col" class="words">Reason</th><th scope="col">Phones</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
     )
 
 
@@ -189,6 +191,23 @@ def _uneven(history: History) -> str:
         f'<li><span class="swatch" style="--of: var(--shared); opacity: {opacity}"></span>from {step}</li>'
         for step, opacity in zip(steps, pictures.SHARE_OPACITIES, strict=True)
     )
+    return section(
+        "data",
+        "No two phones hold the same data",
+        spread,
+        '<div class="pair">'
+        + figure(
+            "Examples by device, and their class mix",
+            "A column is a phone. Below, the stronger a cell, the more of the phone's examples are of that class.",
+            f'<ul class="legend" aria-label="Share of the phone\'s examples">{shades}</ul>',
+            devices,
+        )
+        + _alone(history)
+        + "</div>",
+    )
+
+
+def _alone(history: History) -> str:
     alone, final = history.baselines.local, history.rounds[-1].accuracy
     behind = sum(one < final for one in alone)
     histogram = pictures.alone_histogram(
@@ -199,24 +218,11 @@ def _uneven(history: History) -> str:
     marks = legend(
         (("--alone", "", "Phones training alone"), ("--shared", "line", f"The federated model, {percent(final)}"))
     )
-    return section(
-        "data",
-        "No two phones hold the same data",
-        f"{spread} That is why training alone falls short.",
-        '<div class="pair">'
-        + figure(
-            "Examples by device, and their class mix",
-            "A column is a phone. Below, the darker a cell, the more of the phone's examples are of that class.",
-            f'<ul class="legend" aria-label="Share of the phone\'s examples">{shades}</ul>',
-            devices,
-        )
-        + figure(
-            "Each phone alone against the shared model",
-            f"{number(behind)} of {counted(len(alone), 'phone')} would do worse alone.",
-            marks,
-            histogram,
-        )
-        + "</div>",
+    return figure(
+        "Each phone alone against the shared model",
+        f"{number(behind)} of {counted(len(alone), 'phone')} would do worse alone.",
+        marks,
+        histogram,
     )
 
 
@@ -293,7 +299,7 @@ def _what_left(history: History, summary: Summary) -> str:
         "<li><strong>Check-ins and reasons</strong>: that the phone is there, which runtime it has, and a code when it "
         "could not finish, with the seconds it trained and the bytes it fetched.</li>"
         f"<li><strong>In total</strong> {byte_count(up)} up and {byte_count(down)} down, all phones and rounds.</li>"
-        '</ul></div></div><div class="card" style="margin-top: 1rem"><h3>What that does and does not protect</h3>'
+        '</ul></div></div><div class="card below"><h3>What that does and does not protect</h3>'
         "<p>Here the summing mode is <code>plain</code> and the privacy <code>none</code>: the coordinator sees each "
         "phone's report before adding it to the others, and no noise is added. A delta is not the data, but somebody "
         "who sees a single one can learn something about the examples behind it. Clipping bounds how far one phone can "

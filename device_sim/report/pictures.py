@@ -53,7 +53,7 @@ _WIDTH_PX: Final = 440
 _STYLE: Final = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 12.5,
+    "font.size": 14,
     "axes.edgecolor": GRID,
     "axes.facecolor": "none",
     "axes.labelcolor": MUTED,
@@ -144,7 +144,7 @@ def _line(axes: Axes, history: History, values: Sequence[float]) -> None:
 
 
 def _rounds_below(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.set_xlabel("Round")
 
 
@@ -167,7 +167,7 @@ def participants_by_round(history: History, stacks: Sequence[tuple[str, Sequence
 
 def alone_histogram(history: History, label: str) -> str:
     """How many phones reach which accuracy alone, beside what the shared model reaches."""
-    with _drawing("alone", label, 300) as drawing:
+    with _drawing("alone", label, 420) as drawing:
         axes = drawing.figure.subplots()
         axes.hist(
             np.clip(history.baselines.local, 0, 1),
