@@ -127,8 +127,6 @@ def note_outcome(
     if participation.standing != Standing.ENDED:
         participation.standing = Standing.ENDED
         participation.outcome = note.reason
-        participation.training_s = note.training_s
-        participation.bytes_down = note.bytes_down
         participation.ended_at = now
         session.add(participation)
     return OutcomeNoted(version=1, retry_after_s=session.get_one(Task, round_.task_id).retry_rejected_s)

@@ -165,8 +165,6 @@ class Participation(SQLModel, table=True):
     standing: str = Field(max_length=16)
     visit: str | None = Field(default=None, max_length=ID)
     outcome: str | None = Field(default=None, max_length=32)
-    training_s: float | None = None
-    bytes_down: int | None = None
     assigned_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
     ended_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
 

@@ -10,7 +10,6 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import MalformedReport, ReportLength, UnsupportedVersion
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Lanes
@@ -47,11 +46,6 @@ class OutcomeNote:
     VERSION: ClassVar[int] = 1
     version: int
     reason: Outcome
-    training_s: float
-    bytes_down: int
-
-    def __post_init__(self) -> None:
-        wire.require(self.training_s >= 0 and self.bytes_down >= 0, "costs are not negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

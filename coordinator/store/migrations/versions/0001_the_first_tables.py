@@ -208,8 +208,6 @@ def upgrade() -> None:
         sa.Column("standing", sa.String(length=16), nullable=False),
         sa.Column("visit", sa.String(length=32), nullable=True),
         sa.Column("outcome", sa.String(length=32), nullable=True),
-        sa.Column("training_s", sa.Float(), nullable=True),
-        sa.Column("bytes_down", sa.Integer(), nullable=True),
         sa.Column("assigned_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(

@@ -1,0 +1,39 @@
+"""Enrol, once an installation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled, Evidence
+from edge_runtime.protocol.keys import PublicKey
+from edge_runtime.session import Session, ask
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What an app says of itself when it enrols."""
+
+    tenant: str
+    population: str
+    app: str
+    app_version: str
+    platform: str
+
+
+def enrol(installation: Installation, key: PublicKey) -> Session[Enrolled]:
+    """Make the device known; doing it again is harmless.
+
+    Raises:
+        Refusal: The coordinator refused.
+    """
+    message = Enrol(
+        version=1,
+        tenant=installation.tenant,
+        population=installation.population,
+        public_key=key.raw,
+        app=installation.app,
+        app_version=installation.app_version,
+        platform=installation.platform,
+        evidence=Evidence.NONE,
+    )
+    return (yield from ask(ENROL_PATH, message, Enrolled))

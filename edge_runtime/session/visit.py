@@ -1,0 +1,177 @@
+"""A visit: check in and, while chosen, fetch, train and report; it always ends with when to come back, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Bundle, verify_bundle
+from edge_runtime.protocol.checkin import (
+    CHECK_IN_PATH,
+    Assignment,
+    CheckIn,
+    CheckInAnswer,
+    bucketed,
+    bundle_path,
+    checkpoint_path,
+)
+from edge_runtime.protocol.checkpoint import Checkpoint, verify_checkpoint
+from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, Malformed, NonFiniteTraining, Refusal
+from edge_runtime.protocol.keys import TrustRoots, digest
+from edge_runtime.protocol.plan import Plan, verify_plan
+from edge_runtime.protocol.reasons import Outcome, Wait
+from edge_runtime.protocol.release import RELEASE_PATH, Released, ReleaseQuery
+from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, outcome_path, report_path
+from edge_runtime.session import Request, Session, accepted, ask
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A verified assignment: everything that training needs."""
+
+    participation: str
+    round: int
+    plan: Plan
+    bundle: Bundle
+    checkpoint: Checkpoint
+
+
+Train: TypeAlias = Callable[[Work], "bytes | Outcome"]
+"""Runs the plan; returns the report's bytes, or why there is none. A `Refusal` becomes the outcome that fits it."""
+
+Bundles: TypeAlias = MutableMapping[str, Bundle]
+"""Verified bundles by digest: the graph is fetched once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a device brings to a check-in."""
+
+    tenant: str
+    population: str
+    visit: str
+    """32 random hex digits, fresh for every visit."""
+    runtime: str
+    examples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisitEnd:
+    """How a visit ended, and when to come back: after `after_s` seconds and a random part of `spread_s`."""
+
+    reason: Wait | Outcome
+    after_s: float
+    spread_s: float = 0.0
+    round: int | None = None
+    bytes_up: int = 0
+    """Of the report; 0 without one."""
+
+
+def visit(offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train) -> Session[VisitEnd]:
+    """Check in; when chosen, fetch what is not held, verify all of it, train, and report or say why not.
+
+    Raises:
+        Refusal: The coordinator refused the check-in, the report or the outcome.
+    """
+    message = CheckIn(
+        version=1,
+        population=offer.population,
+        visit=offer.visit,
+        runtime=offer.runtime,
+        examples=bucketed(offer.examples),
+    )
+    answer = yield from ask(CHECK_IN_PATH, message, CheckInAnswer)
+    if answer.retry is not None:
+        return VisitEnd(reason=answer.retry.reason, after_s=answer.retry.after_s, spread_s=answer.retry.spread_s)
+    assert answer.assignment is not None
+    return (yield from _take_part(answer.assignment, offer, roots, bundles, train))
+
+
+def current_release(population: str, held_sha256: str | None) -> Session[Released]:
+    """Ask which checkpoint to use for inference.
+
+    Raises:
+        Refusal: The coordinator refused.
+    """
+    query = ReleaseQuery(version=1, population=population, held_sha256=held_sha256)
+    return (yield from ask(RELEASE_PATH, query, Released))
+
+
+def fetch_bundle(sha256: str, roots: TrustRoots, bundles: Bundles) -> Session[Bundle]:
+    """Return the bundle, fetched and verified unless it is held.
+
+    Raises:
+        Refusal: It was refused, or is not what its digest and the tenant key say.
+    """
+    if sha256 not in bundles:
+        raw = accepted((yield Request("GET", bundle_path(sha256))))
+        bundles[sha256] = verify_bundle(raw, sha256, roots.tenant)
+    return bundles[sha256]
+
+
+def fetch_checkpoint(sha256: str, bundle: Bundle, roots: TrustRoots) -> Session[Checkpoint]:
+    """Return a checkpoint, fetched and verified.
+
+    Raises:
+        Refusal: It was refused, or is not what its digest and the coordinator key say.
+    """
+    raw = accepted((yield Request("GET", checkpoint_path(sha256))))
+    return verify_checkpoint(
+        raw,
+        sha256,
+        roots.coordinator,
+        bundle_sha256=bundle.sha256,
+        parameters=bundle.manifest.parameters,
+    )
+
+
+def _take_part(
+    assignment: Assignment, offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train
+) -> Session[VisitEnd]:
+    refused_as = Outcome.PLAN_REFUSED
+    try:
+        plan = verify_plan(assignment.plan, assignment.plan_signature, roots.tenant)
+        if (plan.tenant, plan.population) != (offer.tenant, offer.population):
+            raise InvalidPlan("the plan is for another population")
+        refused_as = Outcome.BUNDLE_REFUSED
+        bundle = yield from fetch_bundle(plan.bundle_sha256, roots, bundles)
+        refused_as = Outcome.CHECKPOINT_REFUSED
+        checkpoint = yield from fetch_checkpoint(assignment.checkpoint_sha256, bundle, roots)
+        refused_as = Outcome.INTERPRETER_FAILED
+        report = train(
+            Work(
+                participation=assignment.participation,
+                round=assignment.round,
+                plan=plan,
+                bundle=bundle,
+                checkpoint=checkpoint,
+            )
+        )
+    except Refusal as refusal:
+        report = _OUTCOMES.get(type(refusal), refused_as)
+    if isinstance(report, Outcome):
+        return (yield from _give_up(assignment, report))
+    return (yield from _report(assignment, report))
+
+
+def _give_up(assignment: Assignment, reason: Outcome) -> Session[VisitEnd]:
+    note = OutcomeNote(version=1, reason=reason)
+    noted = yield from ask(outcome_path(assignment.participation), note, OutcomeNoted)
+    return VisitEnd(reason=reason, after_s=noted.retry_after_s, round=assignment.round)
+
+
+def _report(assignment: Assignment, report: bytes) -> Session[VisitEnd]:
+    body = accepted((yield Request("PUT", report_path(assignment.participation), report)))
+    receipt = wire.decode(Receipt, body)
+    if receipt.participation != assignment.participation or receipt.report_sha256 != digest(report).hex():
+        raise Malformed("the receipt is for another report")
+    return VisitEnd(reason=Wait.REPORTED, after_s=receipt.retry_after_s, round=assignment.round, bytes_up=len(report))
+
+
+_OUTCOMES: dict[type[Refusal], Outcome] = {
+    InvalidExamples: Outcome.EXAMPLES_REFUSED,
+    InvalidPlan: Outcome.PLAN_REFUSED,
+    NonFiniteTraining: Outcome.NON_FINITE_TRAINING,
+}
