@@ -38,7 +38,7 @@ def export(model: keras.Model, spec: ExportSpec, key: SigningKey) -> Exported:
         UnsupportedModel: Something in the model does not train on a stock interpreter, or does not fit the spec.
     """
     _check_interface(model, spec)
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     signatures = Signatures(model, tensors, spec)
     graph = _convert(model, signatures, _trace(signatures))
     manifest = Manifest(
@@ -84,7 +84,7 @@ def _check_interface(model: keras.Model, spec: ExportSpec) -> None:
             raise unsupported(f"the weights {variable.path} are {variable.dtype}, not float32")
 
 
-def _tensors(model: keras.Model) -> tuple[Tensor, ...]:
+def tensors_of(model: keras.Model) -> tuple[Tensor, ...]:
     """The model's weights in Keras's order, named by layer and variable."""
     trainable = {id(variable) for variable in model.trainable_variables}
     tensors: list[Tensor] = []

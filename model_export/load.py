@@ -1,0 +1,68 @@
+"""Finds the Keras model that a command line names: one of the zoo, or a function in a file of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import keras
+
+from model_export import zoo
+from model_export.errors import UnsupportedModel
+
+
+def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> keras.Model:
+    """Build a model from a fresh state of Keras, with initial weights that `seed` determines.
+
+    Args:
+        name: ``zoo:mlp``, ``zoo:cnn`` or ``path/file.py:function``; the function takes no argument, or
+            ``(input_shape, classes)``, and returns a built `keras.Model`. The file is run.
+
+    Raises:
+        UnsupportedModel: There is no such file or function, or what it returns is not a built Keras model.
+    """
+    place, separator, function_name = name.rpartition(":")
+    if not separator or not place or not function_name:
+        raise UnsupportedModel(f"{name!r} names no model; write zoo:mlp, zoo:cnn or path/file.py:function")
+    function = _of_zoo(function_name) if place == "zoo" else _of_file(Path(place), function_name)
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    takes_shape = bool(inspect.signature(function).parameters)
+    model = function(input_shape, classes) if takes_shape else function()
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModel(f"{name} returned {type(model).__name__}, not a keras.Model")
+    if not model.built:
+        raise UnsupportedModel(f"{name} returned a model that is not built; begin it with keras.layers.Input(shape)")
+    return model
+
+
+def _of_zoo(name: str) -> Callable[..., object]:
+    if name not in zoo.__all__:
+        raise UnsupportedModel(f"the zoo has no {name!r}; it has {', '.join(zoo.__all__)}")
+    function: Callable[..., object] = getattr(zoo, name)
+    return function
+
+
+def _of_file(path: Path, name: str) -> Callable[..., object]:
+    if not path.is_file():
+        raise UnsupportedModel(f"there is no file {path}")
+    function = getattr(_run(path), name, None)
+    if not callable(function):
+        raise UnsupportedModel(f"{path} has no function {name!r}")
+    found: Callable[..., object] = function
+    return found
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UnsupportedModel(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as problem:
+        raise UnsupportedModel(f"{path} cannot be run: {type(problem).__name__}: {problem}") from problem
+    return module
