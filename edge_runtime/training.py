@@ -21,7 +21,7 @@ class Interrupted(Exception):
     """Training was stopped between two steps; `outcome` says why."""
 
     def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.value)
+        super().__init__(outcome)
         self.outcome = outcome
 
 

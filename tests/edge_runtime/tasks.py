@@ -1,0 +1,92 @@
+"""What tests of the model and of training run inside an interpreter's worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.examples import Examples
+from edge_runtime.interpreters import open_interpreter
+from edge_runtime.model import Evaluation, Model, open_model
+from edge_runtime.protocol.bundle import verify_bundle
+from edge_runtime.protocol.checkpoint import Weights
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.training import Trained, train
+from model_export.spec import Exported
+from model_export.verify import Step, StepError, compare
+from tests.exports import TENANT_KEY
+
+
+def opened(exported: Exported, runtime: str | None = None) -> Model:
+    return open_model(verify_bundle(exported.bundle, exported.bundle_sha256, TENANT_KEY.public), runtime)
+
+
+def step_errors(exported: Exported, steps: list[Step]) -> list[StepError]:
+    """Compare recorded steps on whichever runtime this worker has loaded."""
+    bundle = verify_bundle(exported.bundle, exported.bundle_sha256, TENANT_KEY.public)
+    return compare(open_interpreter(bundle.graph, _here()).call, bundle.manifest, steps)
+
+
+def runtime_here(exported: Exported) -> str:
+    bundle = verify_bundle(exported.bundle, exported.bundle_sha256, TENANT_KEY.public)
+    return open_interpreter(bundle.graph, _here()).runtime
+
+
+def call(exported: Exported, method: str, *args: Any) -> Any:
+    """Call one method of a fresh model."""
+    return getattr(opened(exported, _here()), method)(*args)
+
+
+def round_trip(exported: Exported, weights: Weights) -> Weights:
+    model = opened(exported, _here())
+    model.set_weights(weights)
+    return model.get_weights()
+
+
+def one_step(exported: Exported, examples: Examples, learning_rate: float) -> tuple[Weights, Weights, Weights]:
+    """Weights before and after one step, and the delta."""
+    model = opened(exported, _here())
+    before = model.get_weights()
+    model.begin_round()
+    model.train_step(examples.x, examples.y, learning_rate)
+    return before, model.get_weights(), model.delta()
+
+
+def measured(exported: Exported, examples: Examples) -> tuple[Evaluation, Any]:
+    """The evaluation, and the probabilities from which it can be computed anew."""
+    model = opened(exported, _here())
+    return model.evaluate(examples), model.infer(examples.x)
+
+
+def trained(exported: Exported, weights: Weights, plan: Plan, examples: Examples, seed: int) -> Trained:
+    return train(opened(exported, _here()), weights, plan, examples, np.random.default_rng(seed))
+
+
+def trained_twice(
+    exported: Exported, weights: Weights, plan: Plan, examples: Examples, seed: int
+) -> tuple[Trained, Trained]:
+    """Two runs in one interpreter, one after the other."""
+    model = opened(exported, _here())
+    first = train(model, weights, plan, examples, np.random.default_rng(seed))
+    return first, train(model, weights, plan, examples, np.random.default_rng(seed))
+
+
+def trained_until(exported: Exported, weights: Weights, plan: Plan, examples: Examples, steps: int) -> Trained:
+    """Train, and be told to stop after some steps."""
+    asked = 0
+
+    def stop() -> Outcome | None:
+        nonlocal asked
+        asked += 1
+        return Outcome.BATTERY_LOW if asked > steps else None
+
+    return train(opened(exported, _here()), weights, plan, examples, np.random.default_rng(0), stop=stop)
+
+
+def _here() -> str:
+    """The runtime this worker was started for."""
+    import sys
+
+    return "tflite" if "tflite_runtime" in sys.modules else "litert"

@@ -1,0 +1,132 @@
+"""Keras models that use every supported layer, in shapes that are easy to get wrong. TensorFlow worker only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import keras
+import numpy as np
+from keras import layers
+
+from edge_runtime.protocol.bundle import Features
+from model_export import reference, zoo
+from model_export.convert import export
+from model_export.spec import Exported, ExportSpec
+from model_export.verify import Step
+from tests.exports import CLASSES, INPUT_SHAPE, TENANT_KEY
+
+
+def convolutions() -> keras.Model:
+    """Strides, dilation, even windows, strides larger than the window, one-hot and sliced patches."""
+    return keras.Sequential(
+        [
+            layers.Input((11, 9, 2)),
+            layers.Conv2D(8, (3, 2), strides=(2, 1), padding="same", activation="relu"),
+            layers.Conv2D(12, (2, 3), padding="valid", activation="tanh"),
+            layers.Conv2D(6, 3, dilation_rate=2, padding="same"),
+            layers.Conv2D(6, 1, strides=2, use_bias=False),
+            layers.Conv2D(4, 3, strides=2, padding="same", activation="sigmoid"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def poolings() -> keras.Model:
+    """Windows that overlap, that leave a rest, and that reach into padding."""
+    image = layers.Input((11, 9, 2))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    pooled = [
+        layers.MaxPooling2D(3, strides=2, padding="same")(x),
+        layers.AveragePooling2D(3, strides=2, padding="same")(x),
+        layers.MaxPooling2D(2)(x),
+        layers.AveragePooling2D((3, 2))(x),
+        layers.MaxPooling2D(2, strides=3, padding="valid")(x),
+    ]
+    parts = [layers.Dense(CLASSES)(layers.Flatten()(part)) for part in pooled]
+    return keras.Model(image, layers.add(parts))
+
+
+def dense() -> keras.Model:
+    """Rescaled bytes, a reshape, a frozen layer, and a softmax at the end."""
+    return keras.Sequential(
+        [
+            layers.Input(INPUT_SHAPE),
+            layers.Rescaling(1 / 127.5, offset=-1),
+            layers.Reshape((16, 4)),
+            layers.Flatten(),
+            layers.Dense(12, activation="tanh", trainable=False),
+            layers.Dense(12, activation="sigmoid"),
+            layers.ReLU(),
+            layers.Dense(CLASSES, activation="softmax"),
+        ]
+    )
+
+
+MODELS: Final[Mapping[str, Callable[[], keras.Model]]] = {
+    "mlp": lambda: zoo.mlp(INPUT_SHAPE, CLASSES),
+    "cnn": lambda: zoo.cnn(INPUT_SHAPE, CLASSES),
+    "convolutions": convolutions,
+    "poolings": poolings,
+    "dense": dense,
+}
+
+
+def spec_for(model: keras.Model, high: float) -> ExportSpec:
+    features = Features(shape=tuple(model.input_shape[1:]), dtype="float32", low=0.0, high=high)
+    class_names = tuple(str(label) for label in range(CLASSES))
+    return ExportSpec(name="case", features=features, class_names=class_names, batch_size=6)
+
+
+def case(name: str) -> tuple[Exported, list[Step]]:
+    """Export a model, then record three steps of TensorFlow."""
+    keras.utils.set_random_seed(0)
+    model = MODELS[name]()
+    spec = spec_for(model, high=255.0 if name == "dense" else 1.0)
+    exported = export(model, spec, TENANT_KEY)
+    rng = np.random.default_rng(1)
+    return exported, reference.record(model, spec, rng, steps=3, learning_rate=0.1, mu=0.5)
+
+
+def refused(name: str) -> None:
+    """Export a model that must be refused."""
+    image = layers.Input(INPUT_SHAPE)
+    flat = layers.Flatten()(image)
+    outputs = {
+        "dropout": lambda: layers.Dense(CLASSES)(layers.Dropout(0.5, name="forget")(flat)),
+        "grouped": lambda: layers.Dense(CLASSES)(
+            layers.Flatten()(layers.Conv2D(4, 3, groups=2)(layers.Conv2D(4, 1)(image)))
+        ),
+        "depthwise": lambda: layers.Dense(CLASSES)(layers.Flatten()(layers.DepthwiseConv2D(3, name="deep")(image))),
+        "elu": lambda: layers.Dense(CLASSES)(layers.Dense(4, activation="elu", name="smooth")(flat)),
+        "outputs": lambda: layers.Dense(CLASSES + 1)(flat),
+        "untrainable": lambda: layers.Dense(CLASSES, trainable=False)(flat),
+    }
+    model = keras.Model(image, outputs[name]())
+    export(model, spec_for(model, high=1.0), TENANT_KEY)
+
+
+def wrong_input() -> None:
+    """Export a model with the schema of another input."""
+    model = zoo.mlp((3, 3, 1), CLASSES)
+    export(model, spec_for(zoo.mlp(INPUT_SHAPE, CLASSES), high=1.0), TENANT_KEY)
+
+
+def digests_of_two_exports() -> tuple[tuple[str, str], tuple[str, str]]:
+    """Export the same model twice from the same seed, with another in between."""
+    found = []
+    for name in ("dense", "mlp", "dense"):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(7)
+        model = MODELS[name]()
+        exported = export(model, spec_for(model, high=1.0), TENANT_KEY)
+        found.append((exported.bundle_sha256, exported.checkpoint_sha256))
+    return found[0], found[2]
+
+
+def larger() -> tuple[int, int]:
+    """Bytes of a larger model's bundle, and of its weights alone."""
+    model = zoo.mlp((64, 64, 1), CLASSES)
+    exported = export(model, spec_for(model, high=1.0), TENANT_KEY)
+    return len(exported.bundle), 4 * exported.manifest.parameters
