@@ -17,6 +17,20 @@ FORBIDDEN = ("ai_edge_litert", "gevent", "locust", "tensorflow", "tflite_runtime
 """Each breaks another, or patches the process it is imported into: they run in workers and subprocesses."""
 
 
+_WORKERS = Workers()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let TensorFlow load while the first tests run, if any test will want it."""
+    wanted = any("workers" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        _WORKERS.start("tensorflow")
+
+
+def pytest_sessionfinish() -> None:
+    _WORKERS.close()
+
+
 @pytest.fixture(autouse=True)
 def _clean_process() -> Iterator[None]:
     yield
@@ -25,11 +39,9 @@ def _clean_process() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def workers() -> Iterator[Workers]:
+def workers() -> Workers:
     """``workers["tensorflow"].run("module:function", *args)``; also "litert" and "tflite"."""
-    running = Workers()
-    yield running
-    running.close()
+    return _WORKERS
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 from edge_runtime.protocol.bundle import Features
 from edge_runtime.protocol.keys import SigningKey
+from model_export.spec import Exported, ExportSpec
 
 if TYPE_CHECKING:
-    from model_export.spec import Exported
+    import keras
 
 TENANT_KEY: Final = SigningKey(bytes(range(32)))
 INPUT_SHAPE: Final = (8, 8, 1)
@@ -16,17 +18,23 @@ CLASSES: Final = 4
 BATCH_SIZE: Final = 5
 
 
-def build(name: str) -> Exported:
-    """Export the zoo's `name` for images of 8×8 and four classes."""
-    import keras
-
-    from model_export import zoo
-    from model_export.convert import export
-    from model_export.spec import ExportSpec
-
-    keras.utils.set_random_seed(0)
-    model = {"mlp": zoo.mlp, "cnn": zoo.cnn}[name](INPUT_SHAPE, CLASSES)
-    features = Features(shape=INPUT_SHAPE, dtype="float32", low=0.0, high=1.0)
+def spec_for(name: str, shape: tuple[int, ...] = INPUT_SHAPE, high: float = 1.0) -> ExportSpec:
+    """Features from 0 to `high`, and four classes."""
+    features = Features(shape=shape, dtype="float32", low=0.0, high=high)
     class_names = tuple(str(label) for label in range(CLASSES))
-    spec = ExportSpec(name=name, features=features, class_names=class_names, batch_size=BATCH_SIZE)
-    return export(model, spec, TENANT_KEY)
+    return ExportSpec(name=name, features=features, class_names=class_names, batch_size=BATCH_SIZE)
+
+
+def model(name: str) -> keras.Model:
+    """The zoo's `name` for images of 8×8 and four classes, always with the same initial weights."""
+    from model_export.load import load
+
+    return load(f"zoo:{name}", INPUT_SHAPE, CLASSES, seed=0)
+
+
+@functools.cache
+def build(name: str) -> Exported:
+    """Export `model(name)`."""
+    from model_export.convert import export
+
+    return export(model(name), spec_for(name), TENANT_KEY)

@@ -87,9 +87,13 @@ class Workers:
     def __init__(self) -> None:
         self._started: dict[str, Worker] = {}
 
-    def __getitem__(self, runtime: str) -> Worker:
+    def start(self, runtime: str) -> None:
+        """Start a worker, if it is not running, without waiting for it."""
         if runtime not in self._started:
             self._started[runtime] = Worker(runtime)
+
+    def __getitem__(self, runtime: str) -> Worker:
+        self.start(runtime)
         return self._started[runtime]
 
     def close(self) -> None:
@@ -107,7 +111,7 @@ def main(runtime: str, tasks_fd: str, answers_fd: str) -> None:
         try:
             target, args = tasks.recv()
         except EOFError:
-            return
+            os._exit(0)  # TensorFlow would take more than a second to leave
         answers.send(_answer(target, args))
 
 

@@ -9,13 +9,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from edge_runtime.protocol.bundle import Features
 from model_export import reference, zoo
 from model_export.convert import export
-from model_export.load import load
 from model_export.spec import Exported, ExportSpec
 from model_export.verify import Step
-from tests.exports import CLASSES, INPUT_SHAPE, TENANT_KEY
+from tests import exports
+from tests.exports import CLASSES, INPUT_SHAPE, TENANT_KEY, build, spec_for
 
 
 def convolutions() -> keras.Model:
@@ -66,28 +65,24 @@ def dense() -> keras.Model:
 
 
 MODELS: Final[Mapping[str, Callable[[], keras.Model]]] = {
-    "mlp": lambda: zoo.mlp(INPUT_SHAPE, CLASSES),
-    "cnn": lambda: zoo.cnn(INPUT_SHAPE, CLASSES),
     "convolutions": convolutions,
     "poolings": poolings,
     "dense": dense,
 }
 
 
-def spec_for(model: keras.Model, high: float) -> ExportSpec:
-    features = Features(shape=tuple(model.input_shape[1:]), dtype="float32", low=0.0, high=high)
-    class_names = tuple(str(label) for label in range(CLASSES))
-    return ExportSpec(name="case", features=features, class_names=class_names, batch_size=6)
-
-
 def case(name: str) -> tuple[Exported, list[Step]]:
-    """Export a model, then record three steps of TensorFlow."""
+    """Export a model, of the zoo or of this file, then record three steps of TensorFlow."""
+    if name in zoo.__all__:
+        return build(name), _recorded(exports.model(name), spec_for(name))
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
-    spec = spec_for(model, high=255.0 if name == "dense" else 1.0)
-    exported = export(model, spec, TENANT_KEY)
-    rng = np.random.default_rng(1)
-    return exported, reference.record(model, spec, rng, steps=3, learning_rate=0.1, mu=0.5)
+    spec = spec_for(name, model.input_shape[1:], high=255.0 if name == "dense" else 1.0)
+    return export(model, spec, TENANT_KEY), _recorded(model, spec)
+
+
+def _recorded(model: keras.Model, spec: ExportSpec) -> list[Step]:
+    return reference.record(model, spec, np.random.default_rng(1), steps=3, learning_rate=0.1, mu=0.5)
 
 
 def refused(name: str) -> None:
@@ -105,28 +100,22 @@ def refused(name: str) -> None:
         "untrainable": lambda: layers.Dense(CLASSES, trainable=False)(flat),
     }
     model = keras.Model(image, outputs[name]())
-    export(model, spec_for(model, high=1.0), TENANT_KEY)
+    export(model, spec_for(name), TENANT_KEY)
 
 
 def wrong_input() -> None:
     """Export a model with the schema of another input."""
-    model = zoo.mlp((3, 3, 1), CLASSES)
-    export(model, spec_for(zoo.mlp(INPUT_SHAPE, CLASSES), high=1.0), TENANT_KEY)
+    export(zoo.mlp((3, 3, 1), CLASSES), spec_for("mlp"), TENANT_KEY)
 
 
-def digests_of_two_exports() -> tuple[tuple[str, str], tuple[str, str]]:
-    """Export the same model twice from the same seed, in a process that has exported other models before."""
-
-    def digests() -> tuple[str, str]:
-        model = load("zoo:mlp", INPUT_SHAPE, CLASSES, seed=7)
-        exported = export(model, spec_for(model, high=1.0), TENANT_KEY)
-        return exported.bundle_sha256, exported.checkpoint_sha256
-
-    return digests(), digests()
+def built_again(name: str) -> tuple[str, str]:
+    """Digests of a second export, in a process that has exported other models since the first."""
+    exported = build.__wrapped__(name)
+    return exported.bundle_sha256, exported.checkpoint_sha256
 
 
 def larger() -> tuple[int, int]:
     """Bytes of a larger model's bundle, and of its weights alone."""
-    model = zoo.mlp((64, 64, 1), CLASSES)
-    exported = export(model, spec_for(model, high=1.0), TENANT_KEY)
+    shape = (64, 64, 1)
+    exported = export(zoo.mlp(shape, CLASSES), spec_for("larger", shape), TENANT_KEY)
     return len(exported.bundle), 4 * exported.manifest.parameters

@@ -29,7 +29,7 @@ def pooling(kind: str, size: Shape, window: Shape, stride: Shape, padding: str) 
 def activation(kind: str) -> float:
     """Error of the input gradient, at zero too."""
     function = {"relu": tf.nn.relu, "tanh": tf.tanh, "sigmoid": tf.sigmoid}[kind]
-    x = np.concatenate([_normal(0, (50,)), np.float32([0.0, -30.0, 30.0])])
+    x = np.concatenate([_normal(0, (50,)), np.array([0.0, -30.0, 30.0], np.float32)])
     return _error(function, [x])
 
 
@@ -49,7 +49,9 @@ def _error(function: Any, inputs: list[Any]) -> float:
         with tf.GradientTape() as tape:
             tape.watch(values)
             outputs = function(*values)
-        return tape.gradient(outputs, values, output_gradients=tf.constant(_normal(9, tuple(outputs.shape))))
+        weights = tf.constant(_normal(9, tuple(outputs.shape)))
+        found: list[tf.Tensor] = tape.gradient(outputs, values, output_gradients=weights)
+        return found
 
     constants = [tf.constant(value) for value in inputs]
     theirs = tf.function(gradients, autograph=False)(*constants)
