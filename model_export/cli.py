@@ -170,3 +170,7 @@ def _one_line_errors() -> Iterator[None]:
         return
     typer.echo(f"edgewise-export: {sentence}", err=True)
     raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()

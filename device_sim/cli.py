@@ -1,0 +1,113 @@
+"""`edgewise-sim`: a real model trains across simulated phones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fleets of simulated phones on the real wire protocol.",
+)
+
+MODELS = {"digits": "zoo:mlp", "watch": "zoo:mlp"}
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"edgewise-sim: {sentence}", err=True)
+    raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    dataset: Annotated[str, typer.Option(help="digits (5,000 MNIST digits) or watch (ten people's wrists)")] = "digits",
+    model: Annotated[
+        str | None, typer.Option(help="zoo:mlp, zoo:cnn, or your own: path/file.py:function that returns a Keras model")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 20, watch 20]")] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 125, watch 20]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same final weights, bit for bit")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the report, the summary and the logs")] = Path("build/demo"),
+) -> None:
+    """Export a model, start a coordinator and a fleet, train, and write a report.
+
+    Everything is real but the phones: the TFLite interpreter, HTTP, signatures, the database. Stop it with Ctrl-C.
+
+    \b
+    edgewise-sim demo
+    edgewise-sim demo --dataset watch --model zoo:cnn
+    edgewise-sim demo --model my_model.py:build
+    """
+    from rich.console import Console
+
+    from device_sim.demo import RECIPES, DemoOptions, run_demo
+    from device_sim.processes import CommandFailed, signals_as_interrupts
+    from device_sim.programme import OperatorCallFailed
+    from device_sim.terminal import print_summary, watching
+    from edge_runtime.interpreters import runtime_name
+    from edge_runtime.protocol.errors import Refusal
+
+    console = Console()
+    if dataset not in RECIPES:
+        _fail(f"there is no dataset {dataset!r}; choose one of {', '.join(RECIPES)}")
+    options = DemoOptions(
+        dataset=dataset, model=model or MODELS[dataset], rounds=rounds, devices=devices, seed=seed, port=port, out=out
+    )
+    try:
+        runtime_name()
+        with signals_as_interrupts(), watching(console) as watcher:
+            summary = run_demo(options, watcher)
+    except (CommandFailed, OperatorCallFailed, ValueError) as problem:
+        _fail(str(problem))
+    except Refusal as refusal:
+        _fail(refusal.detail)
+    except KeyboardInterrupt:
+        typer.echo("edgewise-sim: stopped; nothing is left running", err=True)
+        raise typer.Exit(130) from None
+    print_summary(console, summary, out)
+
+
+@app.command()
+def fleet(
+    coordinator: Annotated[str, typer.Option(help="Its address: http://127.0.0.1:8470")],
+    tenant: Annotated[str, typer.Option(help="Whose phones these are")],
+    population: Annotated[str, typer.Option(help="The population they enrol in")],
+    tenant_key: Annotated[str, typer.Option(help="Trust root of bundles and plans, 64 hex digits")],
+    coordinator_key: Annotated[str, typer.Option(help="Trust root of checkpoints, 64 hex digits")],
+    dataset: Annotated[str, typer.Option(help="What the phones hold: digits or watch")] = "digits",
+    devices: Annotated[int | None, typer.Option(min=2, help="Phones, of which a fifth never train")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Determines keys, data split, behaviour and training")] = 1,
+) -> None:
+    """Run a fleet against a coordinator until its task has ended; one JSON line an event on standard output."""
+    from device_sim.datasets import load
+    from device_sim.events import EventWriter
+    from device_sim.fleet import Fleet, FleetConfig
+    from device_sim.processes import signals_as_interrupts
+    from edge_runtime.driver import Unreachable
+    from edge_runtime.protocol.errors import Refusal
+    from edge_runtime.protocol.keys import PublicKey, TrustRoots
+
+    try:
+        roots = TrustRoots(
+            tenant=PublicKey(bytes.fromhex(tenant_key)), coordinator=PublicKey(bytes.fromhex(coordinator_key))
+        )
+        config = FleetConfig(coordinator=coordinator, roots=roots, tenant=tenant, population=population, seed=seed)
+        with signals_as_interrupts():
+            Fleet(config, load(dataset, devices=devices, seed=seed), EventWriter(sys.stdout)).run()
+    except Refusal as refusal:
+        _fail(f"the coordinator refused: {refusal.detail} ({refusal.code})")
+    except (Unreachable, ValueError) as problem:
+        _fail(str(problem))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,89 @@
+"""The demo in a terminal: bars while it runs, plain lines where there is no terminal, a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from device_sim.demo import Watcher
+from device_sim.history import Summary
+
+
+class TerminalWatcher(Watcher):
+    """Draws bars on a terminal; elsewhere says a line for each stage and each committed round."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self._console = console
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self._said_round = 0
+
+    def stage(self, title: str) -> None:
+        if self._console.is_terminal:
+            self._progress.update(self._bar("now", None), description=f"[bold]{title}")
+        else:
+            self._console.print(title)
+
+    def enrolled(self, phones: int, of: int) -> None:
+        self._progress.update(self._bar("phones enrolled", of), completed=phones)
+
+    def round(self, number: int, of: int, resolved: int, chosen: int, accuracy: float | None) -> None:
+        shown = "" if accuracy is None else f"accuracy {accuracy:.1%}"
+        self._progress.update(self._bar("rounds committed", of), completed=number, note=shown)
+        self._progress.update(self._bar("participants done", chosen), completed=resolved, total=chosen)
+        if not self._console.is_terminal and number > self._said_round:
+            self._said_round = number
+            self._console.print(f"round {number} of {of}  {shown}")
+
+    def baselines(self, done: int, of: int) -> None:
+        self._progress.update(self._bar("trained alone", of), completed=done)
+
+    def note(self, sentence: str) -> None:
+        self._progress.console.print(sentence)
+
+    def _bar(self, name: str, total: int | None) -> TaskID:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total, note="")
+        return self._bars[name]
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[TerminalWatcher]:
+    """Draw progress while the block runs."""
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield TerminalWatcher(console, progress)
+
+
+def print_summary(console: Console, summary: Summary, out: Path) -> None:
+    """Say what came out, and where the report is."""
+    table = Table(title="Edgewise demo", show_header=False, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in (
+        ("accuracy before", f"{summary.accuracy_initial:.1%}"),
+        ("accuracy, federated", f"[bold]{summary.accuracy_final:.1%}"),
+        ("accuracy, each phone alone", f"{summary.accuracy_local_mean:.1%}"),
+        ("accuracy, all data pooled", f"{summary.accuracy_central:.1%}"),
+        ("phones", str(summary.devices)),
+        ("rounds", str(summary.rounds)),
+        ("reports counted", str(summary.reports_counted)),
+        ("bytes up per report", f"{summary.bytes_up_per_report:,}"),
+        ("seconds", f"{summary.seconds:.0f}"),
+        ("final weights", summary.final_weights_sha256[:16] + "…"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(f"report   {out / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"summary  {out / 'summary.json'}", highlight=False, soft_wrap=True)
