@@ -1,7 +1,8 @@
 """Strict JSON for control messages: one encoding for each dataclass, taken from its type annotations.
 
 Encoding is canonical (sorted keys, no spaces, shortest round-trip floats), so that equal values have equal bytes.
-Decoding refuses what it does not know: unknown, missing or repeated keys, wrong types, NaN, infinity, trailing bytes.
+Decoding refuses what it does not know: unknown, missing or repeated keys, wrong types, NaN, infinity, integers beyond
+64 bits, text that is not Unicode, base64 in a second spelling, trailing bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from edge_runtime.protocol.errors import Malformed, UnsupportedVersion
 
 MESSAGE_LIMIT_BYTES = 1 << 20
 """No control message is larger."""
+
+INTEGER_LIMIT = 1 << 63
+"""Integers are below it in size: what every language and every database holds."""
+
+_QUOTED_CHARACTERS = 64
 
 Message = TypeVar("Message")
 
@@ -57,8 +63,9 @@ def _check_version(kind: type, tree: object) -> None:
     spoken = getattr(kind, "VERSION", None)
     if spoken is None or not isinstance(tree, dict) or "version" not in tree:
         return
-    if tree["version"] != spoken:
-        raise UnsupportedVersion(f"{kind.__name__} version {tree['version']!r}; spoken here: {spoken}")
+    version = _scalar(int, tree["version"], f"{kind.__name__}.version")
+    if version != spoken:
+        raise UnsupportedVersion(f"{kind.__name__} version {version}; spoken here: {spoken}")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -74,16 +81,22 @@ def _no_constant(name: str) -> object:
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        hints = _hints(type(value))
+        return {f.name: _plain_field(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
     return value
+
+
+def _plain_field(kind: Any, value: object) -> object:
+    """Write a float that was given as an integer as a float: equal values have equal bytes."""
+    if type(value) is int and (kind is float or float in typing.get_args(kind)):
+        return float(value)
+    return _plain(value)
 
 
 @functools.cache
@@ -97,8 +110,6 @@ def _built(kind: Any, tree: object, where: str) -> object:
         return _optional(kind, tree, where)
     if origin is tuple:
         return _sequence(kind, tree, where)
-    if origin is dict:
-        return _mapping(kind, tree, where)
     if dataclasses.is_dataclass(kind):
         return _object(kind, tree, where)
     return _scalar(kind, tree, where)
@@ -118,19 +129,12 @@ def _sequence(kind: Any, tree: object, where: str) -> object:
     return tuple(_built(inner, item, f"{where}[{index}]") for index, item in enumerate(tree))
 
 
-def _mapping(kind: Any, tree: object, where: str) -> object:
-    _key, inner = typing.get_args(kind)
-    if not isinstance(tree, dict):
-        raise Malformed(f"{where} is not an object")
-    return {key: _built(inner, item, f"{where}.{key}") for key, item in tree.items()}
-
-
 def _object(kind: Any, tree: object, where: str) -> object:
     if not isinstance(tree, dict):
         raise Malformed(f"{where} is not an object")
     names = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(tree) - names):
-        raise Malformed(f"{where} has an unknown key {unknown[0]!r}")
+        raise Malformed(f"{where} has an unknown key {unknown[0][:_QUOTED_CHARACTERS]!r}")
     if missing := sorted(names - set(tree)):
         raise Malformed(f"{where} lacks the key {missing[0]!r}")
     hints = _hints(kind)
@@ -141,18 +145,37 @@ def _scalar(kind: Any, tree: object, where: str) -> object:
     if kind is float and type(tree) in (int, float):
         return _finite(typing.cast(float, tree), where)
     if kind is bytes and isinstance(tree, str):
-        try:
-            return base64.b64decode(tree, validate=True)
-        except (binascii.Error, ValueError):
-            raise Malformed(f"{where} is not base64") from None
+        return _bytes(tree, where)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         try:
             return kind(tree)
         except ValueError:
             raise Malformed(f"{where} is not one of {[member.value for member in kind]}") from None
-    if kind in (str, int, bool) and type(tree) is kind:
+    if kind is str and isinstance(tree, str):
+        return _text(tree, where)
+    if kind is int and type(tree) is int:
+        require(-INTEGER_LIMIT < tree < INTEGER_LIMIT, f"{where} does not fit 64 bits")
+        return tree
+    if kind is bool and type(tree) is bool:
         return tree
     raise Malformed(f"{where} is not of type {getattr(kind, '__name__', kind)}")
+
+
+def _bytes(text: str, where: str) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed(f"{where} is not base64") from None
+    require(base64.b64encode(raw).decode() == text, f"{where} is not base64 in its one spelling")
+    return raw
+
+
+def _text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f"{where} has half a surrogate pair") from None
+    return text
 
 
 def _finite(number: float, where: str) -> float:
