@@ -20,6 +20,7 @@ from edge_runtime.protocol.keys import (
     PublicKey,
     SigningKey,
     digest,
+    is_sha256,
     sign_document,
     verify_document,
 )
@@ -105,7 +106,7 @@ class Manifest:
     exporter: str
 
     def __post_init__(self) -> None:
-        wire.require(len(self.graph_sha256) == 64, "graph_sha256 is 64 hex digits")
+        wire.require(is_sha256(self.graph_sha256), "graph_sha256 is 64 hex digits")
         wire.require(len({tensor.name for tensor in self.tensors}) == len(self.tensors) > 0, "tensor names are unique")
         wire.require(self.batch_size >= 1 and len(self.class_names) >= 2, "a batch and at least two classes")
 

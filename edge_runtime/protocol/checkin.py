@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.enrolment import is_name
+from edge_runtime.protocol.enrolment import is_label, is_name, require_delay
+from edge_runtime.protocol.keys import SIGNATURE_BYTES, is_id, is_sha256
 from edge_runtime.protocol.reasons import Wait
 
 CHECK_IN_PATH: Final = "/v1/device/check-in"
-_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def bundle_path(sha256: str) -> str:
@@ -41,8 +40,8 @@ class CheckIn:
 
     def __post_init__(self) -> None:
         wire.require(is_name(self.population), "population is a name")
-        wire.require(_ID.fullmatch(self.visit) is not None, "visit is 32 hex digits")
-        wire.require(1 <= len(self.runtime) <= 128, "runtime has 1 to 128 characters")
+        wire.require(is_id(self.visit), "visit is 32 hex digits")
+        wire.require(is_label(self.runtime), "runtime has 1 to 128 printable characters")
         wire.require(0 <= self.examples == bucketed(self.examples), "examples is 0 or a power of two")
 
 
@@ -58,6 +57,13 @@ class Assignment:
     deadline_s: float
     """The report is due within so many seconds."""
 
+    def __post_init__(self) -> None:
+        wire.require(is_id(self.participation), "participation is 32 hex digits")
+        wire.require(self.round >= 1, "rounds are counted from 1")
+        wire.require(len(self.plan_signature) == SIGNATURE_BYTES, "plan_signature has 64 bytes")
+        wire.require(is_sha256(self.checkpoint_sha256), "checkpoint_sha256 is 64 hex digits")
+        require_delay(self.deadline_s, "deadline_s")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryWindow:
@@ -66,6 +72,10 @@ class RetryWindow:
     reason: Wait
     after_s: float
     spread_s: float
+
+    def __post_init__(self) -> None:
+        require_delay(self.after_s, "after_s")
+        require_delay(self.spread_s, "spread_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

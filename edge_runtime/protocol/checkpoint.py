@@ -33,6 +33,9 @@ from edge_runtime.protocol.keys import (
 Weights = npt.NDArray[np.float32]
 """A flat weights vector, float32, in the order of the manifest's tensors."""
 
+MODEL_VERSION_LIMIT: Final = 1 << 53
+"""Model versions are below it: they also travel in JSON, and not every reader of JSON has larger integers."""
+
 _HEADER: Final = struct.Struct("<4sHH32sQQ")
 _MAGIC: Final = b"EWCK"
 _VERSION: Final = 1
@@ -59,7 +62,10 @@ def encode_checkpoint(weights: Weights, bundle_sha256: str, model_version: int, 
 
     Raises:
         InvalidWeights: The weights are not a finite float32 vector.
+        MalformedCheckpoint: The model version is out of range.
     """
+    if not 0 <= model_version < MODEL_VERSION_LIMIT:
+        raise MalformedCheckpoint(f"there is no model version {model_version}")
     if weights.dtype != np.float32 or weights.ndim != 1 or not np.isfinite(weights).all():
         raise InvalidWeights("weights are a flat vector of finite float32 values")
     header = _HEADER.pack(_MAGIC, _VERSION, 0, bytes.fromhex(bundle_sha256), model_version, weights.size)
@@ -91,6 +97,8 @@ def verify_checkpoint(
         raise MalformedCheckpoint("the bytes do not begin like a checkpoint")
     if version != _VERSION:
         raise UnsupportedVersion(f"checkpoint version {version}; spoken here: {_VERSION}")
+    if model_version >= MODEL_VERSION_LIMIT:
+        raise MalformedCheckpoint(f"there is no model version {model_version}")
     if len(raw) != checkpoint_bytes(count):
         raise MalformedCheckpoint("the checkpoint's length does not match its header")
     if of_bundle.hex() != bundle_sha256 or count != parameters:

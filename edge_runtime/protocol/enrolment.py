@@ -8,9 +8,12 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES
+from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES, is_id
 
 ENROL_PATH: Final = "/v1/device/enrol"
+LONGEST_DELAY_S: Final = 30 * 86_400
+"""A device that is told to come back later than this does not believe it."""
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -23,6 +26,16 @@ class Evidence(StrEnum):
 def is_name(text: str) -> bool:
     """Whether a text can name a tenant, population or task: 1 to 64 of a-z 0-9 . _ -, a letter or digit first."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_label(text: str) -> bool:
+    """Whether a text can describe an app or a platform: 1 to 128 printable characters."""
+    return 1 <= len(text) <= 128 and text.isprintable()
+
+
+def require_delay(seconds: float, name: str) -> None:
+    """Raise `Malformed` unless a coordinator may ask a device to wait so long: at most 30 days."""
+    wire.require(0 <= seconds <= LONGEST_DELAY_S, f"{name} is 0 to {LONGEST_DELAY_S} s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +56,7 @@ class Enrol:
         wire.require(is_name(self.tenant) and is_name(self.population), "tenant and population are names")
         wire.require(len(self.public_key) == PUBLIC_KEY_BYTES, "public_key has 32 bytes")
         for text in (self.app, self.app_version, self.platform):
-            wire.require(1 <= len(text) <= 128, "app, app_version and platform have 1 to 128 characters")
+            wire.require(is_label(text), "app, app_version and platform have 1 to 128 printable characters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +66,10 @@ class Enrolled:
     device_id: str
     retry_after_s: float
     """When to check in, in seconds."""
+
+    def __post_init__(self) -> None:
+        wire.require(is_id(self.device_id), "device_id is 32 hex digits")
+        require_delay(self.retry_after_s, "retry_after_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

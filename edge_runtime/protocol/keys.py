@@ -7,6 +7,7 @@ of document is ever valid for another. Verification raises; it never returns a f
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,6 +19,9 @@ from edge_runtime.protocol.errors import Malformed, UntrustedDocument
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
 DIGEST_BYTES = 32
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Domain(StrEnum):
@@ -100,6 +104,16 @@ def verify_document(key: PublicKey, domain: Domain, document_digest: bytes, sign
         UntrustedDocument: It was not.
     """
     key.verify(signature, _message(domain, document_digest))
+
+
+def is_sha256(text: str) -> bool:
+    """Whether a text is the address of a blob or document: 64 lower-case hex digits."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is an id of a device, participation or visit: 32 lower-case hex digits."""
+    return _ID.fullmatch(text) is not None
 
 
 def device_id(tenant: str, key: PublicKey) -> str:

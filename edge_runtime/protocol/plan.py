@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import InvalidPlan
-from edge_runtime.protocol.keys import Domain, PublicKey, SigningKey, digest, sign_document, verify_document
+from edge_runtime.protocol.keys import Domain, PublicKey, SigningKey, digest, is_sha256, sign_document, verify_document
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 
 
@@ -82,12 +82,11 @@ class Plan:
                 raise InvalidPlan(sentence)
 
         check(bool(self.tenant) and bool(self.population), "tenant and population are named")
-        check(_is_sha256(self.bundle_sha256), "bundle_sha256 is 64 hex digits")
+        check(is_sha256(self.bundle_sha256), "bundle_sha256 is 64 hex digits")
         check(1 <= self.epochs <= 1000, f"epochs is 1 to 1000, not {self.epochs}")
         check(1 <= self.batch_size <= 65536, f"batch_size is 1 to 65536, not {self.batch_size}")
         check(0 < self.learning_rate <= 1000, f"learning_rate is above 0 and at most 1000, not {self.learning_rate}")
         check(0 <= self.proximal_mu <= 1000, f"proximal_mu is 0 to 1000, not {self.proximal_mu}")
-        check(0 < self.clipping_norm <= 1e6, f"clipping_norm is above 0 and at most 1e6, not {self.clipping_norm}")
         check(1 <= self.min_reports <= self.goal, "min_reports is at least 1 and at most the goal")
         check(self.goal <= self.max_participants, "the goal is at most max_participants")
         check(
@@ -96,7 +95,7 @@ class Plan:
         )
         check(self.min_examples >= 1, "min_examples is at least 1")
         check(0 < self.time_limit_s <= 86400, f"time_limit_s is above 0 and at most a day, not {self.time_limit_s}")
-        self.lanes()  # refuses widths and participants that could overflow
+        self.lanes()  # refuses clipping norms, widths and participants that could overflow
 
     def lanes(self) -> Lanes:
         """The report codec this plan determines."""
@@ -119,7 +118,3 @@ def verify_plan(raw: bytes, signature: bytes, tenant_key: PublicKey) -> Plan:
     """
     verify_document(tenant_key, Domain.PLAN, digest(raw), signature)
     return wire.decode(Plan, raw)
-
-
-def _is_sha256(text: str) -> bool:
-    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)

@@ -10,7 +10,10 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.enrolment import require_delay
 from edge_runtime.protocol.errors import MalformedReport, ReportLength, UnsupportedVersion
+from edge_runtime.protocol.keys import is_id, is_sha256
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Lanes
 
@@ -38,6 +41,11 @@ class Receipt:
     retry_after_s: float
     """When to check in again, in seconds."""
 
+    def __post_init__(self) -> None:
+        wire.require(is_id(self.participation), "participation is 32 hex digits")
+        wire.require(is_sha256(self.report_sha256), "report_sha256 is 64 hex digits")
+        require_delay(self.retry_after_s, "retry_after_s")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeNote:
@@ -53,6 +61,9 @@ class OutcomeNoted:
     VERSION: ClassVar[int] = 1
     version: int
     retry_after_s: float
+
+    def __post_init__(self) -> None:
+        require_delay(self.retry_after_s, "retry_after_s")
 
 
 def report_bytes(lanes: Lanes, parameters: int) -> int:

@@ -24,6 +24,9 @@ ZERO_LANES: Final = 4
 LANE_BITS: Final = (32,)
 """Widths that version 1 speaks."""
 
+CLIPPING_NORMS: Final = (1e-9, 1e6)
+"""The smallest and the largest clipping norm: the scale stays finite, and float32 holds every value."""
+
 _FLOAT32_SLACK: Final = 1e-6
 """Relative room for the float32 rounding of a clipped delta."""
 
@@ -38,7 +41,7 @@ class Lanes:
         max_participants: Most reports n in one sum.
 
     Raises:
-        InvalidPlan: The width is not spoken, or n reports could overflow it.
+        InvalidPlan: The width is not spoken, n reports could overflow it, or the norm is out of range.
     """
 
     bits: int
@@ -50,6 +53,9 @@ class Lanes:
             raise InvalidPlan(f"lanes of {self.bits} bits are not spoken; only {LANE_BITS}")
         if not 1 <= self.max_participants <= (1 << (self.bits - 9)):
             raise InvalidPlan(f"{self.max_participants} participants leave too few of {self.bits} bits for a delta")
+        low, high = CLIPPING_NORMS
+        if not low <= self.clipping_norm <= high:
+            raise InvalidPlan(f"clipping_norm is {low} to {high}, not {self.clipping_norm}")
 
     @property
     def scale(self) -> float:
