@@ -19,6 +19,9 @@ from edge_runtime.session import Request, Response, Session
 
 Result = TypeVar("Result")
 
+LATEST_SERVER_TIME = 10**11
+"""Seconds since the epoch. A later time, or a negative one, cannot be signed and is nobody's clock."""
+
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -120,21 +123,30 @@ class Driver:
             problem = wire.decode(Problem, response.body)
         except Malformed:
             return False
-        if problem.code != ClockSkew.code:
+        if problem.code != ClockSkew.code or not 0 <= problem.server_time <= LATEST_SERVER_TIME:
             return False
         self.clock_offset_s = problem.server_time - int(self.clock())
         return True
 
 
 def over_http(client: httpx.Client) -> Send:
-    """Send through an HTTP client whose `base_url` is the coordinator."""
+    """Send through an HTTP client whose `base_url` is the coordinator.
+
+    An answer is taken as it comes, never unpacked, and no further than the request's limit.
+    """
 
     def send(request: Request, headers: dict[str, str]) -> Response:
+        plainly = {**headers, "accept-encoding": "identity"}
         try:
-            answer = client.request(request.method, request.path, content=request.body, headers=headers)
-        except httpx.TransportError as problem:
+            with client.stream(request.method, request.path, content=request.body, headers=plainly) as answer:
+                body = bytearray()
+                for part in answer.iter_raw():
+                    body += part
+                    if len(body) > request.answer_limit_bytes:
+                        raise Unreachable(f"{request.method} {request.path}: the answer is too long")
+                return Response(answer.status_code, bytes(body))
+        except (httpx.TransportError, httpx.InvalidURL) as problem:
             raise Unreachable(f"{request.method} {request.path}: {problem}") from problem
-        return Response(answer.status_code, answer.content)
 
     return send
 

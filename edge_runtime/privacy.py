@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from edge_runtime.protocol.errors import NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import encode_report
 from edge_runtime.protocol.secure_sum.lanes import Delta
@@ -18,8 +19,13 @@ def clip(delta: Delta, clipping_norm: float) -> Delta:
     Source: https://arxiv.org/abs/1607.00133.
 
     Args:
-        delta: Float32, shape ``(parameters,)``, finite.
+        delta: Float32, shape ``(parameters,)``.
+
+    Raises:
+        NonFiniteTraining: A value is not finite.
     """
+    if not np.isfinite(delta).all():
+        raise NonFiniteTraining("a value of the delta is not finite")
     exact = delta.astype(np.float64)
     norm = math.sqrt(float(np.dot(exact, exact)))
     if norm <= clipping_norm:

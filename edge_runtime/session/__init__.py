@@ -24,6 +24,8 @@ class Request:
     method: str
     path: str
     body: bytes = b""
+    answer_limit_bytes: int = wire.MESSAGE_LIMIT_BYTES
+    """Whoever sends it reads no longer answer: a coordinator cannot fill a phone."""
 
 
 @dataclass(frozen=True, slots=True)

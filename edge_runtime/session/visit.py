@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Bundle, verify_bundle
+from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES, Bundle, verify_bundle
 from edge_runtime.protocol.checkin import (
     CHECK_IN_PATH,
     Assignment,
@@ -17,8 +17,15 @@ from edge_runtime.protocol.checkin import (
     bundle_path,
     checkpoint_path,
 )
-from edge_runtime.protocol.checkpoint import Checkpoint, verify_checkpoint
-from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, Malformed, NonFiniteTraining, Refusal
+from edge_runtime.protocol.checkpoint import Checkpoint, checkpoint_bytes, verify_checkpoint
+from edge_runtime.protocol.errors import (
+    InvalidExamples,
+    InvalidPlan,
+    Malformed,
+    NonFiniteTraining,
+    Refusal,
+    Unavailable,
+)
 from edge_runtime.protocol.keys import TrustRoots, digest
 from edge_runtime.protocol.plan import Plan, verify_plan
 from edge_runtime.protocol.reasons import Outcome, Wait
@@ -106,7 +113,7 @@ def fetch_bundle(sha256: str, roots: TrustRoots, bundles: Bundles) -> Session[Bu
         Refusal: It was refused, or is not what its digest and the tenant key say.
     """
     if sha256 not in bundles:
-        raw = accepted((yield Request("GET", bundle_path(sha256))))
+        raw = accepted((yield Request("GET", bundle_path(sha256), answer_limit_bytes=BUNDLE_LIMIT_BYTES)))
         bundles[sha256] = verify_bundle(raw, sha256, roots.tenant)
     return bundles[sha256]
 
@@ -117,7 +124,8 @@ def fetch_checkpoint(sha256: str, bundle: Bundle, roots: TrustRoots) -> Session[
     Raises:
         Refusal: It was refused, or is not what its digest and the coordinator key say.
     """
-    raw = accepted((yield Request("GET", checkpoint_path(sha256))))
+    limit = max(checkpoint_bytes(bundle.manifest.parameters), wire.MESSAGE_LIMIT_BYTES)
+    raw = accepted((yield Request("GET", checkpoint_path(sha256), answer_limit_bytes=limit)))
     return verify_checkpoint(
         raw,
         sha256,
@@ -174,4 +182,5 @@ _OUTCOMES: dict[type[Refusal], Outcome] = {
     InvalidExamples: Outcome.EXAMPLES_REFUSED,
     InvalidPlan: Outcome.PLAN_REFUSED,
     NonFiniteTraining: Outcome.NON_FINITE_TRAINING,
+    Unavailable: Outcome.NETWORK_LOST,
 }
