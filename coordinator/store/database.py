@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,7 +35,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(url)
+        self._turn: AbstractContextManager[object] = nullcontext()
         if self.engine.dialect.name == "sqlite":
+            # SQLite has one writer, and waits for it by sleeping ever longer: threads of this process queue up instead.
+            self._turn = threading.Lock()
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
@@ -47,7 +51,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: committed durably when the block ends, rolled back when it raises."""
-        with self.engine.connect().execution_options(writing=True) as connection, connection.begin():
+        with self._turn, self.engine.connect().execution_options(writing=True) as connection, connection.begin():
             session = Session(bind=connection, expire_on_commit=False)
             try:
                 yield session
