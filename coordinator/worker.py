@@ -15,7 +15,7 @@ from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.database import Database
 from coordinator.store.tables import Group, Round
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.signing import CLOCK_WINDOW_S
+from edge_runtime.protocol.signing import NONCE_LIFETIME_S
 
 _log = logging.getLogger("edgewise.worker")
 
@@ -152,7 +152,7 @@ class Worker:
             self._beaten_at = now
         if self._swept_at is None or now - self._swept_at >= timedelta(seconds=NONCE_SWEEP_S):
             with self._database.writing() as session:
-                devices.forget_nonces(session, now - timedelta(seconds=2 * CLOCK_WINDOW_S))
+                devices.forget_nonces(session, now - timedelta(seconds=NONCE_LIFETIME_S))
             self._collect_garbage()
             self._swept_at = now
 

@@ -18,11 +18,13 @@ from coordinator.store.blobs import FolderBlobs
 from coordinator.store.database import Database
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import BodyTooLarge
+from edge_runtime.protocol.errors import BodyTooLarge, Refusal
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.signing import SignedBy, claimed, verify_body
+from edge_runtime.protocol.signing import SIGNATURE_HEADERS, SignedBy, claimed, verify_body
 
 Answer = TypeVar("Answer")
+
+_LENGTH_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     Raises:
         BodyTooLarge: It is.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit_bytes:
-        raise BodyTooLarge(f"{announced} bytes announced; this endpoint takes {limit_bytes}")
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal() or len(announced) > _LENGTH_DIGITS or int(announced) > limit_bytes:
+        raise BodyTooLarge(f"a longer body is announced than the {limit_bytes} bytes that this endpoint takes")
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -67,13 +69,22 @@ def target_of(request: Request) -> str:
     return (path + (b"?" + query if query else b"")).decode("latin-1")
 
 
+def signature_of(request: Request) -> SignedBy:
+    """Read the signature headers; a header that is there twice counts as the list it is, and is refused.
+
+    Raises:
+        BadSignature: They are not in the form of the device profile.
+    """
+    return claimed({name: ", ".join(request.headers.getlist(name)) for name in SIGNATURE_HEADERS})
+
+
 async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BYTES) -> tuple[SignedBy, bytes]:
     """Read the signature headers, then a body that matches the digest they sign.
 
     Raises:
         BadSignature, DigestMismatch, BodyTooLarge: As they say.
     """
-    claim = claimed(request.headers)
+    claim = signature_of(request)
     body = await read_body(request, limit_bytes)
     verify_body(claim, hashlib.sha256(body).digest())
     return claim, body
@@ -82,14 +93,23 @@ async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BY
 async def as_device(
     request: Request, parts: Parts, claim: SignedBy, act: Callable[[Session, Device, datetime], Answer]
 ) -> Answer:
-    """Authenticate the device and act for it, in one transaction off the event loop."""
+    """Authenticate the device and act for it, in one transaction off the event loop.
+
+    A refusal undoes what was done and is remembered all the same: a refused request cannot be replayed either.
+    """
     method, target = request.method, target_of(request)
 
     def transaction() -> Answer:
         now = parts.now()
         with parts.database.writing() as session:
             device = devices.authenticate(session, claim, method, target, now)
-            return act(session, device, now)
+            session.flush()
+            try:
+                with session.begin_nested():
+                    return act(session, device, now)
+            except Refusal as refusal:
+                refused = refusal
+        raise refused
 
     return await run_in_threadpool(transaction)
 

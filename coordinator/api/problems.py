@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -51,8 +50,10 @@ STATUSES: Mapping[str, int] = {
 """A status for each refusal code; a test holds it against `REFUSALS`."""
 
 
-def problem_response(refusal: Refusal, status: int | None = None) -> Response:
-    """Write a refusal as `application/problem+json`."""
+def problem_response(
+    request: Request, refusal: Refusal, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Write a refusal as `application/problem+json`, with the time by the clock that signatures are held against."""
     status = status or STATUSES[refusal.code]
     problem = Problem(
         type=f"urn:edgewise:refusal:{refusal.code}",
@@ -62,32 +63,35 @@ def problem_response(refusal: Refusal, status: int | None = None) -> Response:
         code=refusal.code,
         retry=refusal.retry,
         retry_after_s=refusal.retry_after_s,
-        server_time=int(time.time()),
+        server_time=int(request.app.state.parts.now().timestamp()),
     )
-    headers = {"www-authenticate": "Bearer"} if refusal.code == "operator-unauthorised" else {}
-    return Response(wire.encode(problem), status, headers, media_type="application/problem+json")
+    challenge = {"www-authenticate": "Bearer"} if refusal.code == "operator-unauthorised" else {}
+    return Response(
+        wire.encode(problem), status, {**challenge, **(headers or {})}, media_type="application/problem+json"
+    )
 
 
 def answer_with_problems(app: FastAPI) -> None:
     """Make every error of an application a problem with a permanent code."""
 
     @app.exception_handler(Refusal)
-    async def refused(_request: Request, problem: Refusal) -> Response:
-        return problem_response(problem)
+    async def refused(request: Request, problem: Refusal) -> Response:
+        return problem_response(request, problem)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, problem: RequestValidationError) -> Response:
+    async def invalid(request: Request, problem: RequestValidationError) -> Response:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return problem_response(Malformed(f"{where}: {first['msg']}"), 422)
+        return problem_response(request, Malformed(f"{where}: {first['msg']}"), 422)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, problem: HTTPException) -> Response:
         if problem.status_code == 404:
-            return problem_response(NotFound(f"there is nothing at {request.url.path}"))
-        return problem_response(Malformed(str(problem.detail)), problem.status_code)
+            return problem_response(request, NotFound(f"there is nothing at {request.url.path}"))
+        return problem_response(request, Malformed(str(problem.detail)), problem.status_code, problem.headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, problem: Exception) -> Response:
         _log.error("a bug answered %s %s", request.method, request.url.path, exc_info=problem)
-        return problem_response(Unavailable("the coordinator made a mistake; it is in its log", retry_after_s=60), 500)
+        sorry = Unavailable("the coordinator made a mistake; it is in its log", retry_after_s=60)
+        return problem_response(request, sorry, 500)

@@ -19,7 +19,12 @@ LABEL = "edgewise"
 TAG = "edgewise-device/1"
 NONCE_BYTES = 16
 CLOCK_WINDOW_S = 300
-"""A request whose time is further off than this is refused; nonces are remembered for twice as long."""
+"""A request whose time is further off than this is refused."""
+
+SIGNATURE_HEADERS = ("content-digest", "signature-input", "signature")
+
+NONCE_LIFETIME_S = 2 * CLOCK_WINDOW_S + 2
+"""How long a nonce is remembered: from a clock a window ahead to one a window behind, and the cut-off fractions."""
 
 _COMPONENTS = '("@method" "@path" "@query" "content-digest")'
 _PARAMETERS = re.compile(
