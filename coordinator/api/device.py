@@ -6,16 +6,15 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from coordinator.api.parts import Parts, PartsOf, as_device, message, signed_body, target_of
+from coordinator.api.parts import Parts, PartsOf, as_device, message, signature_of, signed_body, target_of
 from coordinator.services import checkins, devices, releases, reports
 from coordinator.store.blobs import BlobKind
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled
-from edge_runtime.protocol.errors import BodyTooLarge, NotFound, ReportLength
+from edge_runtime.protocol.errors import BodyTooLarge, NotFound, Refusal, ReportLength
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
 from edge_runtime.protocol.report import OutcomeNote, Receipt, outcome_path, report_path
-from edge_runtime.protocol.signing import claimed
 
 router = APIRouter(tags=["device"])
 
@@ -68,7 +67,7 @@ async def checkpoint(sha256: str, request: Request, parts: PartsOf) -> Response:
 @router.put(report_path("{participation}"))
 async def report(participation: str, request: Request, parts: PartsOf) -> Response:
     """Take a report: durable before its receipt; the same report gets the same receipt."""
-    claim = claimed(request.headers)
+    claim = signature_of(request)
     expected = await as_device(
         request, parts, claim, lambda s, device, _now: reports.expected_report(s, device, participation)
     )
@@ -84,8 +83,12 @@ async def report(participation: str, request: Request, parts: PartsOf) -> Respon
         if held is not None:
             return held
         reports.store_report(parts.blobs, expected, body)
-        with parts.database.writing() as session:
-            return reports.record_report(session, claim.keyid, participation, sha256, len(body), parts.now())
+        try:
+            with parts.database.writing() as session:
+                return reports.record_report(session, claim.keyid, participation, sha256, len(body), parts.now())
+        except Refusal as refusal:
+            reports.drop_refused(parts.blobs, expected, sha256, refusal)
+            raise
 
     return message(await run_in_threadpool(store))
 

@@ -11,6 +11,7 @@ from coordinator.core.tasks import TaskState
 from coordinator.store.tables import Candidate, Device, Participation, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow, bucketed
+from edge_runtime.protocol.enrolment import LONGEST_DELAY_S
 from edge_runtime.protocol.errors import NotFound
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome, Wait
@@ -68,7 +69,7 @@ def _assigned(
         plan=task.plan,
         plan_signature=task.plan_signature,
         checkpoint_sha256=round_.checkpoint_sha256,
-        deadline_s=max(0.0, (round_.deadline_at - now).total_seconds()),
+        deadline_s=min(max(0.0, (round_.deadline_at - now).total_seconds()), LONGEST_DELAY_S),
     )
     return CheckInAnswer(version=1, assignment=assignment, retry=None)
 

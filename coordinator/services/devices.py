@@ -8,7 +8,7 @@ from sqlmodel import Session, col, delete
 
 from coordinator.store.tables import Device, Nonce, Population
 from edge_runtime.protocol.enrolment import Enrol, Enrolled
-from edge_runtime.protocol.errors import BadSignature, NotFound, ReplayedRequest, UnknownDevice
+from edge_runtime.protocol.errors import BadSignature, Conflict, NotFound, ReplayedRequest, UnknownDevice
 from edge_runtime.protocol.keys import PublicKey, device_id
 from edge_runtime.protocol.signing import SignedBy, verify_request
 
@@ -38,6 +38,7 @@ def enrol(session: Session, message: Enrol, claim: SignedBy, method: str, target
     Raises:
         BadSignature: The request is not signed by the key it brings.
         NotFound: The tenant has no such population.
+        Conflict: The device is enrolled in another population.
     """
     key = PublicKey(message.public_key)
     identity = device_id(message.tenant, key)
@@ -47,7 +48,10 @@ def enrol(session: Session, message: Enrol, claim: SignedBy, method: str, target
     _remember(session, claim, now)
     if session.get(Population, (message.tenant, message.population)) is None:
         raise NotFound(f"there is no population {message.population!r} of a tenant {message.tenant!r}")
-    if session.get(Device, identity) is None:
+    existing = session.get(Device, identity)
+    if existing is not None and existing.population != message.population:
+        raise Conflict("this key is enrolled in another population")
+    if existing is None:
         session.add(
             Device(
                 id=identity,

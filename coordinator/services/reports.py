@@ -12,7 +12,13 @@ from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
-from edge_runtime.protocol.errors import ConflictingReport, ParticipationEnded, RoundClosed, UnknownParticipation
+from edge_runtime.protocol.errors import (
+    ConflictingReport,
+    ParticipationEnded,
+    Refusal,
+    RoundClosed,
+    UnknownParticipation,
+)
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, lanes_of_report, report_bytes
 from edge_runtime.protocol.secure_sum.lanes import Lanes
@@ -110,6 +116,12 @@ def store_report(blobs: FolderBlobs, expected: Expected, raw: bytes) -> str:
     """Check a body and make it durable; its SHA-256."""
     expected.check(raw)
     return blobs.put(expected.tenant, BlobKind.REPORT, raw)
+
+
+def drop_refused(blobs: FolderBlobs, expected: Expected, sha256: str, refusal: Refusal) -> None:
+    """Delete the blob of a report that was refused for ever after it was stored; a report has a blob of its own."""
+    if isinstance(refusal, ConflictingReport | ParticipationEnded | RoundClosed):
+        blobs.delete(expected.tenant, BlobKind.REPORT, sha256)
 
 
 def note_outcome(
