@@ -49,7 +49,7 @@ def build(
         str,
         typer.Argument(
             help="zoo:mlp, zoo:cnn, or path/file.py:function of your own. The function takes no argument, or "
-            "(input_shape, classes), and returns a built keras.Model."
+            "input_shape and classes, and returns a built keras.Model."
         ),
     ],
     out: Annotated[Path, typer.Option(help=f"Folder for {BUNDLE_FILE} and {CHECKPOINT_FILE}; made if missing.")],
@@ -152,7 +152,7 @@ def _quiet_tensorflow() -> None:
     """TensorFlow reads these when it is first imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else the user's Keras is set to
 
 
 @contextlib.contextmanager

@@ -18,11 +18,11 @@ def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> ke
     """Build a model from a fresh state of Keras, with initial weights that `seed` determines.
 
     Args:
-        name: ``zoo:mlp``, ``zoo:cnn`` or ``path/file.py:function``; the function takes no argument, or
-            ``(input_shape, classes)``, and returns a built `keras.Model`. The file is run.
+        name: ``zoo:mlp``, ``zoo:cnn`` or ``path/file.py:function``; the function takes no argument, or two named
+            ``input_shape`` and ``classes``, and returns a built `keras.Model`. The file is run.
 
     Raises:
-        UnsupportedModel: There is no such file or function, or what it returns is not a built Keras model.
+        UnsupportedModel: There is no such file or function, it fails, or it does not return a built Keras model.
     """
     place, separator, function_name = name.rpartition(":")
     if not separator or not place or not function_name:
@@ -30,8 +30,11 @@ def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> ke
     function = _of_zoo(function_name) if place == "zoo" else _of_file(Path(place), function_name)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    takes_shape = bool(inspect.signature(function).parameters)
-    model = function(input_shape, classes) if takes_shape else function()
+    takes_shape = {"input_shape", "classes"} <= set(inspect.signature(function).parameters)
+    try:
+        model = function(input_shape=input_shape, classes=classes) if takes_shape else function()
+    except Exception as problem:
+        raise UnsupportedModel(f"{name} failed: {_first_line(problem)}") from problem
     if not isinstance(model, keras.Model):
         raise UnsupportedModel(f"{name} returned {type(model).__name__}, not a keras.Model")
     if not model.built:
@@ -64,5 +67,10 @@ def _run(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as problem:
-        raise UnsupportedModel(f"{path} cannot be run: {type(problem).__name__}: {problem}") from problem
+        raise UnsupportedModel(f"{path} cannot be run: {_first_line(problem)}") from problem
     return module
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0] if lines else ''}"

@@ -27,6 +27,12 @@ def perceptron():
 def shaped(input_shape, classes):
     return keras.Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dense(classes)])
 
+def deep(depth):
+    raise AssertionError
+
+def failing():
+    raise RuntimeError("no such\\nluck")
+
 def number():
     return 3
 
@@ -56,7 +62,7 @@ def build(workers: Workers, tmp_path: Path, public_key: PublicKey) -> Build:
     return run
 
 
-@pytest.mark.parametrize("model", ["zoo:mlp", "own.py:perceptron"])
+@pytest.mark.parametrize("model", ["zoo:mlp", "own.py:perceptron", "own.py:shaped"])
 def test_a_model_becomes_two_signed_files(build: Build, tmp_path: Path, public_key: PublicKey, model: str) -> None:
     status, printed, _ = build(model, "--low", "-20", "--high", "20", "--name", "wrist")
     assert status == 0
@@ -87,6 +93,9 @@ def test_a_model_becomes_two_signed_files(build: Build, tmp_path: Path, public_k
         ("mlp", [], "names no model"),
         ("missing.py:model", [], "there is no file missing.py"),
         ("own.py:missing", [], "has no function 'missing'"),
+        ("own.py:deep", [], "missing 1 required positional argument: 'depth'"),
+        ("own.py:failing", [], "failed: RuntimeError: no such"),
+        ("zoo:cnn", ["--input-shape", "50"], "zoo:cnn failed"),
         ("own.py:number", [], "returned int, not a keras.Model"),
         ("own.py:unbuilt", [], "not built"),
         ("own.py:perceptron", ["--class-names", "a,b,c"], r"outputs of shape (None, 7), not (None, 3)"),
