@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from coordinator.api import device, operator
+from coordinator.api.bell import Bell
 from coordinator.api.parts import Parts
 from coordinator.api.problems import answer_with_problems
 from coordinator.settings import Settings
@@ -42,11 +43,13 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     database = Database(settings.sqlalchemy_url())
     blobs = FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
     key = read_key(settings)
-    worker = Worker(database, blobs, key, now, settings.worker_interval_s, settings.chunk_reports)
+    bell = Bell()
+    worker = Worker(database, blobs, key, now, settings.worker_interval_s, settings.chunk_reports, bell.ring)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         migrate.upgrade(database)
+        bell.attach()
         if with_worker:
             worker.start()
         try:
@@ -63,7 +66,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )
-    app.state.parts = Parts(database=database, blobs=blobs, key=key, now=now)
+    app.state.parts = Parts(database=database, blobs=blobs, key=key, now=now, bell=bell, hold_s=settings.hold_s)
     app.state.worker = worker
     answer_with_problems(app)
     app.include_router(device.router)

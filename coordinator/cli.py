@@ -96,7 +96,7 @@ def serve(
     name, bound_port = listening.getsockname()[:2]
     typer.echo(f"edgewise-coordinator: listening on http://{name}:{bound_port}")
     sys.stdout.flush()
-    config = uvicorn.Config(create_app(settings), access_log=False, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(create_app(settings), access_log=False, log_level="warning", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listening])
 
 

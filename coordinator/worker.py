@@ -14,7 +14,9 @@ from coordinator.services import devices, rounds
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.database import Database
 from coordinator.store.tables import Group, Round
+from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound
 from edge_runtime.protocol.keys import SigningKey
+from edge_runtime.protocol.reasons import Abandonment
 from edge_runtime.protocol.signing import NONCE_LIFETIME_S
 
 _log = logging.getLogger("edgewise.worker")
@@ -30,6 +32,7 @@ class Worker:
         now: The clock; aware, UTC.
         interval_s: Seconds between two looks.
         chunk_reports: Reports added up in one step; memory holds one of them and one sum.
+        changed: Is called when a round opened, chose or ended: what held check-ins wait for.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Worker:
         now: Callable[[], datetime],
         interval_s: float,
         chunk_reports: int,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -47,17 +51,21 @@ class Worker:
         self._now = now
         self._interval_s = interval_s
         self._chunk_reports = chunk_reports
+        self._changed = changed
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._beaten_at: datetime | None = None
         self._swept_at: datetime | None = None
 
-    def start(self) -> None:
-        """Give open rounds back the time of the outage, then look until stopped."""
+    def resume(self) -> None:
+        """Give open rounds back the time of the outage. Once, before the first look."""
         with self._database.writing() as session:
             down_s = rounds.move_deadlines(session, self._now())
         if down_s > HEARTBEAT_S * 3:
             _log.warning("was down for %.0f s; deadlines of open rounds were moved by as much", down_s)
+
+    def start(self) -> None:
+        """Look until stopped, in a thread."""
         self._thread = threading.Thread(target=self._run, name="edgewise-worker", daemon=True)
         self._thread.start()
 
@@ -78,7 +86,11 @@ class Worker:
                 self._stopping.wait(5.0)
 
     def look(self) -> bool:
-        """Move everything one step; whether anything moved."""
+        """Move everything one step; whether anything moved.
+
+        Raises:
+            ExceptionGroup: Some rounds could not be moved; all others were.
+        """
         now = self._now()
         self._keep_house(now)
         with self._database.reading() as session:
@@ -88,8 +100,16 @@ class Worker:
         if idle_tasks:
             with self._database.writing() as session:
                 moved = rounds.open_rounds(session, now) > 0
+            self._changed()
+        problems: list[Exception] = []
         for round_ in found:
-            moved |= self._move(round_, now)
+            try:
+                moved |= self._move(round_, now)
+            except Exception as problem:  # a round in trouble does not hold up the others
+                problem.add_note(f"in round {round_.number} of task {round_.task_id}")
+                problems.append(problem)
+        if problems:
+            raise ExceptionGroup("some rounds could not be moved", problems)
         return moved
 
     def _move(self, round_: Round, now: datetime) -> bool:
@@ -99,7 +119,9 @@ class Worker:
             if not ready:
                 return False
             with self._database.writing() as session:
-                return rounds.choose_participants(session, round_.id, now)
+                moved = rounds.choose_participants(session, round_.id, now)
+            self._changed()
+            return moved
         moved = False
         if round_.closed_at is None:
             with self._database.reading() as session:
@@ -107,7 +129,19 @@ class Worker:
             if closes:
                 with self._database.writing() as session:
                     moved = rounds.close_round(session, round_.id, now)
-        return self._add_up(round_, now) or moved
+                self._changed()
+        try:
+            return self._add_up(round_, now) or moved
+        except (DigestMismatch, NotFound):
+            return self._give_up(round_, Abandonment.STORAGE_DAMAGED, now)
+        except InvalidWeights:
+            return self._give_up(round_, Abandonment.UPDATE_NOT_FINITE, now)
+
+    def _give_up(self, round_: Round, why: Abandonment, now: datetime) -> bool:
+        _log.exception("round %d of task %s is abandoned: %s", round_.number, round_.task_id, why)
+        with self._database.writing() as session:
+            rounds.give_up_sum(session, round_.id, why, now)
+        return True
 
     def _add_up(self, round_: Round, now: datetime) -> bool:
         """Add up what has arrived; commit the round when all of it is added."""
@@ -143,6 +177,7 @@ class Worker:
             result = rounds.next_checkpoint(session, self._blobs, self._key, round_id)
         with self._database.writing() as session:
             rounds.commit_round(session, round_id, result, now)
+        self._changed()
         self._collect_garbage()
 
     def _keep_house(self, now: datetime) -> None:
@@ -158,11 +193,13 @@ class Worker:
 
     def _collect_garbage(self) -> None:
         """Delete blobs of ended groups; a crash in between leaves them for the next sweep."""
-        with self._database.reading() as session:
-            found = rounds.garbage(session)
-        for blob, _row in found:
-            self._blobs.delete(blob.tenant, blob.kind, blob.sha256)
-        if found:
+        while True:
+            with self._database.reading() as session:
+                found = rounds.garbage(session)
+            if not found:
+                return
+            for blob, _row in found:
+                self._blobs.delete(blob.tenant, blob.kind, blob.sha256)
             with self._database.writing() as session:
                 for _blob, row in found:
                     row.blob_deleted = True

@@ -62,8 +62,6 @@ class FleetConfig:
     tenant: str
     population: str
     seed: int
-    workers: int = 12
-    """Phones that are active at the same time."""
     models: int = 2
     """Phones that train at the same time."""
 
@@ -165,11 +163,9 @@ class Fleet:
             base_url=self._config.coordinator,
             timeout=60,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._config.workers),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         ) as client:
-            keep_appointments(
-                len(self._training), lambda index: self._one_visit(self._training[index], client), self._config.workers
-            )
+            keep_appointments(len(self._training), lambda index: self._one_visit(self._training[index], client))
 
     def _one_visit(self, phone: Phone, client: httpx.Client) -> float | None:
         """Drive one visit; the seconds until the next one, or None when there is nothing more to do."""

@@ -225,7 +225,7 @@ class Home:
 
 
 def settings_in(folder: Path) -> Settings:
-    return Settings(data_dir=folder, free_disk_bytes=0, chunk_reports=2, worker_interval_s=0.05)
+    return Settings(data_dir=folder, hold_s=0, free_disk_bytes=0, chunk_reports=2, worker_interval_s=0.05)
 
 
 def make_home(folder: Path) -> str:

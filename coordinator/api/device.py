@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
+
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
@@ -9,8 +13,9 @@ from starlette.responses import FileResponse, Response
 from coordinator.api.parts import Parts, PartsOf, as_device, message, signature_of, signed_body, target_of
 from coordinator.services import checkins, devices, releases, reports
 from coordinator.store.blobs import BlobKind
+from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, bundle_path, checkpoint_path
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled
 from edge_runtime.protocol.errors import BodyTooLarge, NotFound, Refusal, ReportLength
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
@@ -34,12 +39,26 @@ async def enrol(request: Request, parts: PartsOf) -> Response:
 
 @router.post(CHECK_IN_PATH)
 async def check_in(request: Request, parts: PartsOf) -> Response:
-    """Offer the device: an assignment, or a retry window with its reason."""
+    """Offer the device: an assignment, or a retry window with its reason.
+
+    While a round is choosing, the request is held open for a while, so that nobody gains by asking often.
+    """
     claim, body = await signed_body(request)
     offer = wire.decode(CheckIn, body)
-    return message(
-        await as_device(request, parts, claim, lambda s, device, now: checkins.check_in(s, device, offer, now))
-    )
+    limit = time.monotonic() + parts.hold_s
+    rung = parts.bell.listen()
+    answer = await as_device(request, parts, claim, lambda s, device, now: checkins.check_in(s, device, offer, now))
+
+    def look_again() -> CheckInAnswer:
+        with parts.database.writing() as session:
+            return checkins.check_in(session, session.get_one(Device, claim.keyid), offer, parts.now())
+
+    while checkins.worth_holding(answer, parts.hold_s) and (left_s := limit - time.monotonic()) > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(rung.wait(), left_s)
+        rung = parts.bell.listen()
+        answer = await run_in_threadpool(look_again)
+    return message(answer)
 
 
 @router.post(RELEASE_PATH)

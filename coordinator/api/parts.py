@@ -13,6 +13,7 @@ from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from coordinator.api.bell import Bell
 from coordinator.services import devices
 from coordinator.store.blobs import FolderBlobs
 from coordinator.store.database import Database
@@ -35,6 +36,8 @@ class Parts:
     blobs: FolderBlobs
     key: SigningKey
     now: Callable[[], datetime]
+    bell: Bell
+    hold_s: float
 
 
 def parts_of(request: Request) -> Parts:

@@ -43,6 +43,13 @@ def check_in(session: Session, device: Device, message: CheckIn, now: datetime) 
     return _offered(session, device, message, now)
 
 
+def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:
+    """Whether a device may as well stay on the line: a round is choosing, or it would come back within the hold."""
+    if answer.retry is None or answer.retry.reason in (Wait.NO_TASK, Wait.TOO_FEW_EXAMPLES):
+        return False
+    return answer.retry.reason is Wait.SELECTION_PENDING or answer.retry.after_s <= hold_s
+
+
 def _open_participation(session: Session, device: Device) -> tuple[Participation, Round, Task] | None:
     return session.exec(
         select(Participation, Round, Task)
