@@ -6,10 +6,11 @@ import base64
 import binascii
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
@@ -17,6 +18,7 @@ from coordinator.api.parts import Parts, PartsOf, read_body
 from coordinator.services import catalogue, tasks
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import CheckpointRow, Task, Tenant
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES
 from edge_runtime.protocol.errors import Malformed, NotFound, OperatorUnauthorised
 from edge_runtime.protocol.keys import SIGNATURE_BYTES
@@ -38,6 +40,7 @@ def tenant_of(request: Request, parts: PartsOf) -> Tenant:
 
 
 TenantOf = Annotated[Tenant, Depends(tenant_of)]
+After = Annotated[int, Query(ge=0, le=1 << 31)]
 router = APIRouter(prefix=PREFIX, tags=["operator"])
 
 
@@ -55,12 +58,17 @@ class TaskRequest(Body):
     rounds: int = Field(ge=1, le=100_000, description="Committed rounds after which the task is completed.")
     over_selection: float = Field(1.3, ge=1, le=10, description="Devices chosen for one report of the goal.")
     pool_size: int = Field(ge=1, le=1_000_000, description="Devices that check in before a round chooses.")
-    selecting_deadline_s: float = Field(600, gt=0, le=604_800)
-    reporting_deadline_s: float = Field(600, gt=0, le=604_800)
+    selecting_deadline_s: float = Field(600, ge=1, le=604_800)
+    reporting_deadline_s: float = Field(600, ge=1, le=604_800)
     server_learning_rate: float = Field(1.0, gt=0, le=100)
     retry_rejected_s: float = Field(900, gt=0, le=604_800, description="Retry window after a rejected check-in.")
     retry_reported_s: float = Field(900, gt=0, le=604_800, description="Retry window after a report.")
     seed: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the selection; random when absent.")
+
+
+_TASK_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": TaskRequest.model_json_schema()}}}
+}
 
 
 class TaskView(Body):
@@ -109,11 +117,12 @@ async def put_bundle(sha256: str, request: Request, tenant: TenantOf, parts: Par
     """Bring a bundle signed by the tenant key; again changes nothing."""
     raw = await read_body(request, BUNDLE_LIMIT_BYTES)
 
-    def transaction() -> None:
+    def take() -> None:
+        manifest = catalogue.store_bundle(parts.blobs, tenant, sha256, raw)
         with parts.database.writing() as session:
-            catalogue.import_bundle(session, parts.blobs, tenant, sha256, raw, parts.now())
+            catalogue.record_bundle(session, tenant, sha256, manifest, parts.now())
 
-    await run_in_threadpool(transaction)
+    await run_in_threadpool(take)
 
 
 @router.post("/bundles/{sha256}/checkpoints")
@@ -121,12 +130,14 @@ async def post_checkpoint(sha256: str, request: Request, tenant: TenantOf, parts
     """Bring first weights signed by the tenant key; the answer names the model version signed here."""
     raw = await read_body(request, BUNDLE_LIMIT_BYTES)
 
-    def transaction() -> CheckpointView:
+    def take() -> CheckpointView:
+        with parts.database.reading() as session:
+            manifest = catalogue.manifest_of(session, tenant, sha256)
+        checkpoint = catalogue.sign_imported(parts.blobs, tenant, sha256, manifest, raw, parts.key)
         with parts.database.writing() as session:
-            row = catalogue.import_checkpoint(session, parts.blobs, tenant, sha256, raw, parts.key, parts.now())
-            return _checkpoint_view(row)
+            return _checkpoint_view(catalogue.record_checkpoint(session, tenant.name, checkpoint, parts.now()))
 
-    return await run_in_threadpool(transaction)
+    return await run_in_threadpool(take)
 
 
 @router.get("/checkpoints/{sha256}/content")
@@ -148,10 +159,26 @@ def get_checkpoint_view(sha256: str, tenant: TenantOf, parts: PartsOf) -> Checkp
     return _checkpoint_view(row)
 
 
-@router.post("/tasks")
-def post_task(order: TaskRequest, tenant: TenantOf, parts: PartsOf) -> TaskView:
+@router.post("/tasks", openapi_extra=_TASK_BODY)
+async def post_task(request: Request, tenant: TenantOf, parts: PartsOf) -> TaskView:
     """Create an active task; the same order again returns the same task."""
-    wanted = tasks.TaskOrder(
+    wanted = _ordered(await read_body(request, wire.MESSAGE_LIMIT_BYTES))
+
+    def take() -> TaskView:
+        with parts.database.writing() as session:
+            task = tasks.create_task(session, tenant, wanted, parts.now())
+        return _task_view(parts, task)
+
+    return await run_in_threadpool(take)
+
+
+def _ordered(body: bytes) -> tasks.TaskOrder:
+    # FastAPI would read the whole body before it asks for a token.
+    try:
+        order = TaskRequest.model_validate_json(body)
+    except ValidationError as problem:
+        raise RequestValidationError(problem.errors(include_context=False)) from problem
+    return tasks.TaskOrder(
         name=order.name,
         plan=_bytes(order.plan, "plan"),
         plan_signature=_bytes(order.plan_signature, "plan_signature", SIGNATURE_BYTES),
@@ -166,9 +193,6 @@ def post_task(order: TaskRequest, tenant: TenantOf, parts: PartsOf) -> TaskView:
         retry_reported_s=order.retry_reported_s,
         seed=bytes.fromhex(order.seed) if order.seed is not None else None,
     )
-    with parts.database.writing() as session:
-        task = tasks.create_task(session, tenant, wanted, parts.now())
-    return _task_view(parts, task)
 
 
 @router.get("/tasks/{name}")
@@ -180,7 +204,7 @@ def get_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
 
 
 @router.get("/tasks/{name}/rounds")
-def get_rounds(name: str, tenant: TenantOf, parts: PartsOf, after: int = 0) -> list[RoundView]:
+def get_rounds(name: str, tenant: TenantOf, parts: PartsOf, after: After = 0) -> list[RoundView]:
     """The rounds of a task with a number above `after`, with the outcomes of their participants."""
     with parts.database.reading() as session:
         found = tasks.rounds_of(session, tasks.task_named(session, tenant, name), after)

@@ -65,41 +65,39 @@ def create_population(session: Session, tenant: Tenant, name: str, now: datetime
         session.add(Population(tenant=tenant.name, name=name, created_at=now))
 
 
-def import_bundle(
-    session: Session, blobs: FolderBlobs, tenant: Tenant, sha256: str, raw: bytes, now: datetime
-) -> Manifest:
-    """Take a bundle signed by the tenant; again changes nothing.
+def store_bundle(blobs: FolderBlobs, tenant: Tenant, sha256: str, raw: bytes) -> Manifest:
+    """Keep a bundle signed by the tenant as a blob; again changes nothing. Outside transactions: it may be large.
 
     Raises:
         DigestMismatch, UntrustedDocument, MalformedBundle, UnsupportedVersion: It is not what it says.
     """
     bundle = verify_bundle(raw, sha256, PublicKey(tenant.public_key))
     blobs.put(tenant.name, BlobKind.BUNDLE, raw)
-    if session.get(BundleRow, (tenant.name, sha256)) is None:
-        manifest = wire.encode(bundle.manifest)
-        session.add(BundleRow(tenant=tenant.name, sha256=sha256, manifest=manifest, imported_at=now))
     return bundle.manifest
 
 
-def import_checkpoint(
-    session: Session,
-    blobs: FolderBlobs,
-    tenant: Tenant,
-    bundle_sha256: str,
-    raw: bytes,
-    key: SigningKey,
-    now: datetime,
-) -> CheckpointRow:
-    """Take first weights signed by the tenant, and sign them as a model version.
+def record_bundle(session: Session, tenant: Tenant, sha256: str, manifest: Manifest, now: datetime) -> None:
+    """List a stored bundle; again changes nothing."""
+    if session.get(BundleRow, (tenant.name, sha256)) is None:
+        session.add(BundleRow(tenant=tenant.name, sha256=sha256, manifest=wire.encode(manifest), imported_at=now))
 
-    Raises:
-        NotFound: The bundle was not imported.
-        DigestMismatch, UntrustedDocument, MalformedCheckpoint, WrongCheckpoint, InvalidWeights: As they say.
-    """
+
+def manifest_of(session: Session, tenant: Tenant, bundle_sha256: str) -> Manifest:
+    """Raises: NotFound: The tenant has not brought this bundle."""
     bundle = session.get(BundleRow, (tenant.name, bundle_sha256))
     if bundle is None:
         raise NotFound("import the bundle before its checkpoint")
-    manifest = wire.decode(Manifest, bundle.manifest)
+    return wire.decode(Manifest, bundle.manifest)
+
+
+def sign_imported(
+    blobs: FolderBlobs, tenant: Tenant, bundle_sha256: str, manifest: Manifest, raw: bytes, key: SigningKey
+) -> Checkpoint:
+    """Take first weights signed by the tenant, and sign them as a model version. Outside transactions, as above.
+
+    Raises:
+        DigestMismatch, UntrustedDocument, MalformedCheckpoint, WrongCheckpoint, InvalidWeights: As they say.
+    """
     checkpoint = verify_checkpoint(
         raw,
         digest(raw).hex(),
@@ -107,8 +105,7 @@ def import_checkpoint(
         bundle_sha256=bundle_sha256,
         parameters=manifest.parameters,
     )
-    stored = store_checkpoint(blobs, tenant.name, checkpoint.weights, bundle_sha256, checkpoint.model_version, key)
-    return record_checkpoint(session, tenant.name, stored, now)
+    return store_checkpoint(blobs, tenant.name, checkpoint.weights, bundle_sha256, checkpoint.model_version, key)
 
 
 def store_checkpoint(

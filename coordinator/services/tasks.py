@@ -38,6 +38,20 @@ class TaskOrder:
     seed: bytes | None
 
 
+_KEPT_AS_ORDERED = (
+    "plan",
+    "plan_signature",
+    "rounds_wanted",
+    "over_selection",
+    "pool_size",
+    "selecting_deadline_s",
+    "reporting_deadline_s",
+    "server_learning_rate",
+    "retry_rejected_s",
+    "retry_reported_s",
+)
+
+
 def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetime) -> Task:
     """Create an active task; the same order again returns the same task.
 
@@ -53,9 +67,11 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
         raise Conflict("the plan is for another tenant")
     existing = session.exec(select(Task).where(Task.tenant == tenant.name, Task.name == order.name)).first()
     if existing is not None:
-        if existing.plan != order.plan or existing.first_checkpoint_sha256 != order.checkpoint_sha256:
-            raise Conflict(f"a task {order.name!r} exists with another plan or checkpoint")
+        if not _is_order_of(existing, order):
+            raise Conflict(f"a task {order.name!r} exists with other content")
         return existing
+    if order.pool_size < plan.min_reports:
+        raise Malformed(f"a pool of {order.pool_size} devices never gives the plan's {plan.min_reports} reports")
     if session.get(Population, (tenant.name, plan.population)) is None:
         raise NotFound(f"there is no population {plan.population!r}")
     checkpoint = session.get(CheckpointRow, (tenant.name, order.checkpoint_sha256))
@@ -86,6 +102,15 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     )
     session.add(task)
     return task
+
+
+def _is_order_of(task: Task, order: TaskOrder) -> bool:
+    """Whether a task was made by this very order; a seed that was not given is not compared."""
+    return (
+        all(getattr(task, name) == getattr(order, name) for name in _KEPT_AS_ORDERED)
+        and task.first_checkpoint_sha256 == order.checkpoint_sha256
+        and order.seed in (None, task.seed)
+    )
 
 
 def task_named(session: Session, tenant: Tenant, name: str) -> Task:
