@@ -36,17 +36,18 @@ class FolderBlobs:
         self._free_bytes_wanted = free_bytes_wanted
 
     def put(self, tenant: str, kind: BlobKind, raw: bytes) -> str:
-        """Write a blob durably and return its SHA-256; writing it again changes nothing.
+        """Write a blob durably and return its SHA-256; writing it again repairs it at most.
 
         Raises:
             StorageFull: There is no room.
         """
         sha256 = digest(raw).hex()
         path = self.path(tenant, kind, sha256)
-        if path.exists():
+        if _holds(path, sha256):
+            _sync_folder(path.parent)  # whoever wrote it may not have got so far
             return sha256
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             if shutil.disk_usage(path.parent).free < self._free_bytes_wanted + len(raw):
                 raise StorageFull("the coordinator's disk is nearly full", retry_after_s=900)
             _write_durably(path, raw)
@@ -76,6 +77,12 @@ class FolderBlobs:
         """Delete a blob; deleting it again changes nothing."""
         self.path(tenant, kind, sha256).unlink(missing_ok=True)
 
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for made in (folder.parent, self._folder, self._folder.parent):
+                _sync_folder(made)
+
     def path(self, tenant: str, kind: BlobKind, sha256: str) -> Path:
         """Where a blob lies, whether it exists or not.
 
@@ -99,8 +106,20 @@ def _write_durably(path: Path, raw: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    """Whether a file is there and undamaged."""
     try:
-        os.fsync(folder)
+        return digest(path.read_bytes()).hex() == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
