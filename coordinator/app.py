@@ -17,6 +17,7 @@ from coordinator.store import migrate
 from coordinator.store.blobs import FolderBlobs
 from coordinator.store.database import Database
 from coordinator.worker import Worker
+from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.keys import SigningKey
 
 
@@ -29,8 +30,13 @@ def read_key(settings: Settings) -> SigningKey:
 
     Raises:
         FileNotFoundError: `edgewise-coordinator init` was not run.
+        Malformed: The file is not a key.
     """
-    return SigningKey(bytes.fromhex(settings.key_file().read_text().strip()))
+    try:
+        raw = bytes.fromhex(settings.key_file().read_text().strip())
+    except ValueError:
+        raise Malformed("it does not hold 64 hex digits") from None
+    return SigningKey(raw)
 
 
 def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, with_worker: bool = True) -> FastAPI:
@@ -49,6 +55,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         migrate.upgrade(database)
+        worker.resume()
         bell.attach()
         if with_worker:
             worker.start()

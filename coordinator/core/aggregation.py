@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.protocol.checkpoint import Weights
+from edge_runtime.protocol.errors import InvalidWeights
 
 
 def federated_average(
@@ -30,7 +31,8 @@ def federated_average(
         shared: Where the delta's parts lie in the weights, in order.
 
     Raises:
-        ValueError: The delta does not fill the slices exactly, or the result is not finite.
+        ValueError: The delta does not fill the slices exactly.
+        InvalidWeights: The result is not finite.
     """
     if sum(part.stop - part.start for part in shared) != delta_sum.size:
         raise ValueError("the delta does not fit the shared parameters")
@@ -41,7 +43,8 @@ def federated_average(
         size = part.stop - part.start
         updated[part] += update[taken : taken + size]
         taken += size
-    result = updated.astype(np.float32)
+    with np.errstate(over="ignore"):
+        result = updated.astype(np.float32)
     if not np.isfinite(result).all():
-        raise ValueError("the update is not finite")
+        raise InvalidWeights("the update is not finite")
     return result

@@ -30,6 +30,7 @@ class Event(StrEnum):
     TOO_FEW_DEVICES = "too-few-devices"
     TOO_FEW_REPORTS = "too-few-reports"
     TASK_CANCELLED = "task-cancelled"
+    SUM_FAILED = "sum-failed"
 
 
 class GroupPhase(StrEnum):
@@ -69,6 +70,7 @@ STEPS: Mapping[tuple[Phase, Event], Phase] = {
     (Phase.REPORTING, Event.SUM_COMMITTED): Phase.COMMITTED,
     (Phase.REPORTING, Event.TOO_FEW_REPORTS): Phase.ABANDONED,
     (Phase.REPORTING, Event.TASK_CANCELLED): Phase.ABANDONED,
+    (Phase.REPORTING, Event.SUM_FAILED): Phase.ABANDONED,
 }
 
 GROUP_STEPS: Mapping[tuple[GroupPhase, GroupEvent], GroupPhase] = {

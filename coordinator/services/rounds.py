@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -49,6 +50,9 @@ from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Abandonment, Outcome
 from edge_runtime.protocol.report import REPORT_HEADER
 from edge_runtime.protocol.secure_sum.lanes import LaneVector, add_into
+
+_SUM_HEADER = struct.Struct("<16sI")
+"""Group and chunk before the lanes of a partial sum, so that no two share a blob: deleting one harms no other."""
 
 
 def tasks_without_round(session: Session) -> Sequence[Task]:
@@ -192,16 +196,17 @@ def chunks_to_add(session: Session, group_id: str) -> list[int]:
 
 
 def add_chunk(session: Session, blobs: FolderBlobs, tenant: str, group_id: str, chunk: int) -> bytes:
-    """Add up the reports of one chunk, one in memory at a time; packed uint32 lanes."""
+    """Add up the reports of one chunk, one in memory at a time; group and chunk, then packed uint32 lanes."""
     addresses = session.exec(
         select(Report.sha256)
         .where(Report.group_id == group_id, Report.chunk == chunk)
         .order_by(col(Report.participation_id))
     ).all()
-    return _sum(
+    total = _sum(
         np.frombuffer(blobs.get(tenant, BlobKind.REPORT, sha256), dtype="<u4", offset=REPORT_HEADER.size)
         for sha256 in addresses
-    ).tobytes()
+    )
+    return _SUM_HEADER.pack(bytes.fromhex(group_id), chunk) + total.astype("<u4", copy=False).tobytes()
 
 
 def record_chunk(session: Session, group_id: str, chunk: int, sha256: str) -> None:
@@ -220,7 +225,12 @@ def is_added_up(session: Session, group_id: str) -> bool:
 
 
 def next_checkpoint(session: Session, blobs: FolderBlobs, key: SigningKey, round_id: str) -> Checkpoint:
-    """Turn the sums of a round's groups into the next model version, as a blob; again gives the same one."""
+    """Turn the sums of a round's groups into the next model version, as a blob; again gives the same one.
+
+    Raises:
+        DigestMismatch, NotFound: A blob was damaged or lost.
+        InvalidWeights: The update is not finite.
+    """
     round_ = session.get_one(Round, round_id)
     task = session.get_one(Task, round_.task_id)
     plan = wire.decode(Plan, task.plan)
@@ -233,7 +243,7 @@ def next_checkpoint(session: Session, blobs: FolderBlobs, key: SigningKey, round
         parameters=manifest.parameters,
     )
     total = _sum(
-        np.frombuffer(blobs.get(task.tenant, BlobKind.PARTIAL_SUM, sha256), dtype="<u4")
+        np.frombuffer(blobs.get(task.tenant, BlobKind.PARTIAL_SUM, sha256), dtype="<u4", offset=_SUM_HEADER.size)
         for sha256 in session.exec(
             select(PartialSum.sha256)
             .join(Group, col(Group.id) == col(PartialSum.group_id))
@@ -268,6 +278,13 @@ def commit_round(session: Session, round_id: str, result: Checkpoint, now: datet
     if task.rounds_committed >= task.rounds_wanted:
         task.state = step(TASK_STEPS, TaskState(task.state), TaskEvent.LAST_ROUND_COMMITTED)
     session.add_all((round_, task))
+
+
+def give_up_sum(session: Session, round_id: str, why: Abandonment, now: datetime) -> None:
+    """Abandon a round whose reports cannot be added up, by name, so that the task goes on; again changes nothing."""
+    round_ = session.get_one(Round, round_id)
+    if round_.phase == Phase.REPORTING:
+        abandon(session, round_, Event.SUM_FAILED, why, now)
 
 
 @dataclass(frozen=True, slots=True)

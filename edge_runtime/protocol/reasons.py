@@ -47,3 +47,7 @@ class Abandonment(StrEnum):
     TOO_FEW_DEVICES = "too-few-devices"
     TOO_FEW_REPORTS = "too-few-reports"
     TASK_CANCELLED = "task-cancelled"
+    STORAGE_DAMAGED = "storage-damaged"
+    """What was stored for it can no longer be read as it was written."""
+    UPDATE_NOT_FINITE = "update-not-finite"
+    """Its sum would have made a weight infinite."""
