@@ -8,10 +8,12 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from coordinator.settings import Settings
 
@@ -32,8 +34,9 @@ def _settings(host: str | None = None, port: int | None = None) -> Settings:
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
-    except ValueError as problem:
-        _fail(f"a setting is wrong: {problem}")
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        _fail(f"EDGEWISE_{'.'.join(map(str, first['loc'])).upper()} is wrong: {first['msg']}")
 
 
 @app.command()
@@ -44,33 +47,35 @@ def init(
     ],
 ) -> None:
     """Make the database, the coordinator's key and an operator token. Running it again issues a new token."""
-    from coordinator.app import utc_now
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from coordinator.app import read_key, utc_now
     from coordinator.services import catalogue
     from coordinator.store import migrate
     from coordinator.store.database import Database
     from edge_runtime.protocol.errors import Refusal
-    from edge_runtime.protocol.keys import PublicKey, SigningKey
+    from edge_runtime.protocol.keys import PublicKey
 
     settings = _settings()
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not settings.key_file().exists():
             _write_secret(settings.key_file(), os.urandom(32).hex())
+        public = read_key(settings).public
         database = Database(settings.sqlalchemy_url())
         migrate.upgrade(database)
         with database.writing() as session:
-            catalogue.create_tenant(session, tenant, PublicKey(bytes.fromhex(tenant_key)), utc_now())
+            catalogue.create_tenant(session, tenant, PublicKey(_tenant_key(tenant_key)), utc_now())
             session.flush()
             token = catalogue.issue_token(session, tenant, utc_now())
         database.close()
         _write_secret(settings.token_file(), token)
     except Refusal as refusal:
         _fail(refusal.detail)
-    except ValueError:
-        _fail("--tenant-key is 64 hex digits; `edgewise-export keygen` prints it")
+    except SQLAlchemyError as problem:
+        _fail(f"the database cannot be used: {problem.__cause__ or problem}")
     except OSError as problem:
         _fail(f"the data folder {settings.data_dir} cannot be used: {problem.strerror}")
-    public = SigningKey(bytes.fromhex(settings.key_file().read_text())).public
     typer.echo(f"coordinator key  {public.raw.hex()}   (compile it into the host app)")
     typer.echo(f"operator token   in {settings.token_file()}")
 
@@ -83,21 +88,34 @@ def serve(
     """Serve devices and operators, with the worker inside. Stop it with Ctrl-C; start it again at any time."""
     import uvicorn
 
-    from coordinator.app import create_app
+    from coordinator.app import create_app, read_key
+    from edge_runtime.protocol.errors import Refusal
 
     settings = _settings(host, port)
-    if not settings.key_file().exists():
+    try:
+        read_key(settings)
+    except FileNotFoundError:
         _fail(f"{settings.data_dir} is not a coordinator's home yet; run `edgewise-coordinator init` first")
+    except (OSError, Refusal) as problem:
+        _fail(f"the key file {settings.key_file()} cannot be used: {problem}")
     if not _is_loopback(settings.host) and not _has_token(settings):
         _fail(f"{settings.host} is not a loopback address, and there is no operator token; run `init` first")
     listening = _listen(settings)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     name, bound_port = listening.getsockname()[:2]
-    typer.echo(f"edgewise-coordinator: listening on http://{name}:{bound_port}")
+    shown = f"[{name}]" if ":" in name else name
+    typer.echo(f"edgewise-coordinator: listening on http://{shown}:{bound_port}")
     sys.stdout.flush()
     config = uvicorn.Config(create_app(settings), access_log=False, log_level="warning", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _tenant_key(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        _fail("--tenant-key is 64 hex digits; `edgewise-export keygen` prints it")
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -138,10 +156,13 @@ def _has_token(settings: Settings) -> bool:
 
 
 def _write_secret(path: Path, text: str) -> None:
-    """Replace a file that only its owner may read."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Replace a file that only its owner may read, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     with os.fdopen(handle, "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).replace(path)
 
 
 if __name__ == "__main__":

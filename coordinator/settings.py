@@ -14,7 +14,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EDGEWISE_", extra="forbid", frozen=True)
 
     data_dir: Path = Field(Path("edgewise-data"), description="Folder of the embedded database, blobs and keys.")
-    database_url: str = Field("", description="SQLAlchemy address; empty for SQLite in the data folder.")
+    database_url: str = Field("", repr=False, description="SQLAlchemy address; empty for SQLite in the data folder.")
     blob_dir: Path | None = Field(None, description="Folder of the blobs; unset for `blobs` in the data folder.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on.")
