@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess  # nosec B404 - starts this interpreter with our own modules, without a shell
+import subprocess  # nosec B404
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -72,7 +72,8 @@ class Children:
             errors: The file its stderr is added to.
         """
         with self.held(), errors.open("ab") as log:
-            process = subprocess.Popen(  # nosec B603 - no shell; the arguments are ours
+            # No shell, this very interpreter, and arguments that the command line has checked.
+            process = subprocess.Popen(  # nosec B603
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,

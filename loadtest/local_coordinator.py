@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess  # nosec B404 - only for its types and its TimeoutExpired
+import subprocess  # nosec B404
 import tempfile
 import time
 from pathlib import Path

@@ -37,7 +37,7 @@ EXAMPLES = 64
 class Tally:
     """What all phones of a swarm have come to, beside locust's own statistics."""
 
-    visits: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
     reports_made: int = 0
     receipts: int = 0
 
@@ -104,7 +104,7 @@ class Phone(HttpUser):  # type: ignore[misc]  # locust is not type-checked: impo
         else:
             reason, self.wait_s = end.reason.value, wait_after(end, self.rng)
             self.tally.receipts += end.bytes_up > 0
-        self.tally.visits[reason] += 1
+        self.tally.endings[reason] += 1
 
     def _enrol(self) -> None:
         order = self.order

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess  # nosec B404 - only for the type of a child
+import subprocess  # nosec B404
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -20,7 +20,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, stats_history
 from edge_runtime.protocol import wire
 from loadtest.kinds import Kind
 from loadtest.phone import Tally, phones_of
-from loadtest.swarm_messages import Failure, Progress, RequestStatistics, SwarmOrder, SwarmResult
+from loadtest.swarm_messages import Ending, Failure, Progress, RequestStatistics, SwarmOrder, SwarmResult
 
 PROGRESS_S = 1.0
 LAST_VISITS_S = 5.0
@@ -48,7 +48,7 @@ def run(order: SwarmOrder) -> SwarmResult:
         seconds=seconds,
         requests=tuple(_statistics(environment.stats, kind) for kind in Kind),
         failures=_failures(environment.stats),
-        visits=dict(tally.visits),
+        endings=tuple(Ending(reason=reason, visits=visits) for reason, visits in tally.endings.most_common()),
         crashes=sum(problem["count"] for problem in runner.exceptions.values()),
         reports_made=tally.reports_made,
         receipts=tally.receipts,

@@ -62,11 +62,18 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Visits that ended in one way: a reason code, the code of a refusal, or `unreachable`."""
+
+    reason: str
+    visits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SwarmResult:
     """What the phones saw.
 
     Attributes:
-        visits: Finished visits by how they ended: a reason code, the code of a refusal, or `unreachable`.
         crashes: Exceptions that no phone should ever meet.
         reports_made: Distinct reports that phones began to send.
         receipts: Reports that the coordinator acknowledged.
@@ -76,7 +83,7 @@ class SwarmResult:
     seconds: float
     requests: tuple[RequestStatistics, ...]
     failures: tuple[Failure, ...]
-    visits: dict[str, int]
+    endings: tuple[Ending, ...]
     crashes: int
     reports_made: int
     receipts: int

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from loadtest.run import Finished
+from loadtest.verdict import Bound
+
+_SIGNS = {Bound.AT_LEAST: "≥", Bound.AT_MOST: "≤"}
 
 
 def table(finished: Finished) -> str:
@@ -19,10 +22,10 @@ def table(finished: Finished) -> str:
         "",
         f"{sent / swarm.seconds:.0f} requests/s; processor seconds in {swarm.seconds:.0f} s: {_cpu(finished)}",
     ]
-    lines += ["", f"{'check':<27}{'measured':>12}{'limit':>12}"]
+    lines += ["", f"{'check':<27}{'measured':>12}{'limit':>15}"]
     for check in verdict.checks:
-        mark = "passed" if check.passed else "FAILED"
-        lines.append(f"{check.name:<27}{check.measured:>12.4g}{check.limit:>12.4g} {check.unit:<11}{mark}")
+        limit = f"{_SIGNS[check.bound]}{check.limit:>11.4g} {check.unit:<11}"
+        lines.append(f"{check.name:<27}{check.measured:>12.4g}   {limit}{'passed' if check.passed else 'FAILED'}")
     lines += [f"FAILED {check.name}: {check.sentence}" for check in verdict.checks if not check.passed]
     lines += ["", f"{'passed' if verdict.passed else 'FAILED'}: {finished.verdict_file}"]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from loadtest.behaviour import REFUSED_BY_THE_PHONE
 from loadtest.kinds import Kind
@@ -42,11 +43,21 @@ class CoordinatorView:
     weights_changed: bool = False
 
 
+class Bound(StrEnum):
+    """On which side of its limit a measure has to be; the limit itself is always good enough."""
+
+    AT_LEAST = "at-least"
+    AT_MOST = "at-most"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
+    """One measure against one limit; facts are 1 or 0."""
+
     name: str
     passed: bool
     measured: float
+    bound: Bound
     limit: float
     unit: str
     sentence: str
@@ -65,7 +76,7 @@ def judge(swarm: SwarmResult, coordinator: CoordinatorView, limits: Limits) -> V
         *_checks_of_phones(swarm),
         *_checks_of_rounds(coordinator, limits),
         *_checks_of_receipts(swarm, coordinator),
-        _at_least("coordinator-alive", coordinator.alive, 1, "", "The coordinator answers at the end."),
+        _at_least("coordinator-alive", int(coordinator.alive), 1, "", "The coordinator answers at the end."),
     )
     return Verdict(all(check.passed for check in checks), checks)
 
@@ -94,11 +105,11 @@ def _checks_of_requests(swarm: SwarmResult, limits: Limits) -> Iterator[Check]:
 
 
 def _checks_of_phones(swarm: SwarmResult) -> Iterator[Check]:
-    refused = {reason: count for reason, count in swarm.visits.items() if reason in REFUSED_BY_THE_PHONE}
-    detail = f": {', '.join(sorted(refused))}" if refused else ""
+    refused = [ending for ending in swarm.endings if ending.reason in REFUSED_BY_THE_PHONE]
+    detail = f": {', '.join(ending.reason for ending in refused)}" if refused else ""
     yield _at_most(
         "refused-by-phones",
-        sum(refused.values()),
+        sum(ending.visits for ending in refused),
         0,
         "visits",
         f"Phones that did not believe, or could not use, what they were served{detail}.",
@@ -122,7 +133,7 @@ def _checks_of_rounds(coordinator: CoordinatorView, limits: Limits) -> Iterator[
         "Reports went into committed rounds.",
     )
     yield _at_least(
-        "weights-changed", coordinator.weights_changed, 1, "", "The newest model version has other weights."
+        "weights-changed", int(coordinator.weights_changed), 1, "", "The newest model version has other weights."
     )
 
 
@@ -144,10 +155,24 @@ def _checks_of_receipts(swarm: SwarmResult, coordinator: CoordinatorView) -> Ite
 
 
 def _at_most(name: str, measured: float, limit: float, unit: str, sentence: str) -> Check:
-    return Check(name=name, passed=measured <= limit, measured=measured, limit=limit, unit=unit, sentence=sentence)
+    return Check(
+        name=name,
+        passed=measured <= limit,
+        measured=measured,
+        bound=Bound.AT_MOST,
+        limit=limit,
+        unit=unit,
+        sentence=sentence,
+    )
 
 
 def _at_least(name: str, measured: float, limit: float, unit: str, sentence: str) -> Check:
-    # int() of a fact: JSON shows every measure as a number.
-    measured = int(measured) if isinstance(measured, bool) else measured
-    return Check(name=name, passed=measured >= limit, measured=measured, limit=limit, unit=unit, sentence=sentence)
+    return Check(
+        name=name,
+        passed=measured >= limit,
+        measured=measured,
+        bound=Bound.AT_LEAST,
+        limit=limit,
+        unit=unit,
+        sentence=sentence,
+    )
