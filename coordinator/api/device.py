@@ -51,11 +51,13 @@ async def check_in(request: Request, parts: PartsOf) -> Response:
 
     def look_again() -> CheckInAnswer:
         with parts.database.writing() as session:
-            return checkins.check_in(session, session.get_one(Device, claim.keyid), offer, parts.now())
+            return checkins.look_again(session, session.get_one(Device, claim.keyid), offer, parts.now())
 
     while checkins.worth_holding(answer, parts.hold_s) and (left_s := limit - time.monotonic()) > 0:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(rung.wait(), left_s)
+        if await request.is_disconnected():
+            break  # an assignment given to nobody would be a participant lost
         rung = parts.bell.listen()
         answer = await run_in_threadpool(look_again)
     return message(answer)

@@ -43,6 +43,14 @@ def check_in(session: Session, device: Device, message: CheckIn, now: datetime) 
     return _offered(session, device, message, now)
 
 
+def look_again(session: Session, device: Device, message: CheckIn, now: datetime) -> CheckInAnswer:
+    """Answer a held check-in anew. It gives way to a later visit of the same device: that one is alive."""
+    standing = _open_participation(session, device)
+    if standing is not None and standing[0].visit not in (None, message.visit):
+        return _wait(Wait.ROUND_IN_PROGRESS, standing[2].retry_rejected_s)
+    return check_in(session, device, message, now)
+
+
 def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:
     """Whether a device may as well stay on the line: a round is choosing, or it would come back within the hold."""
     if answer.retry is None or answer.retry.reason in (Wait.NO_TASK, Wait.TOO_FEW_EXAMPLES):
