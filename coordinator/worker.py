@@ -32,7 +32,7 @@ class Worker:
         now: The clock; aware, UTC.
         interval_s: Seconds between two looks.
         chunk_reports: Reports added up in one step; memory holds one of them and one sum.
-        changed: Is called when a round opened, chose or ended: what held check-ins wait for.
+        changed: Is called after rounds opened, chose or ended: what held check-ins wait for.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Worker:
         self._interval_s = interval_s
         self._chunk_reports = chunk_reports
         self._changed = changed
+        self._news = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._beaten_at: datetime | None = None
@@ -80,10 +81,17 @@ class Worker:
             try:
                 while self.look() and not self._stopping.is_set():
                     pass
+                self._tell_changes()
             except Exception:
                 # The database or the disk may come back: say so, and look again later.
                 _log.exception("a look at the open rounds failed")
                 self._stopping.wait(5.0)
+
+    def _tell_changes(self) -> None:
+        """Wake held check-ins once things have settled, not at every step."""
+        if self._news:
+            self._news = False
+            self._changed()
 
     def look(self) -> bool:
         """Move everything one step; whether anything moved.
@@ -100,7 +108,7 @@ class Worker:
         if idle_tasks:
             with self._database.writing() as session:
                 moved = rounds.open_rounds(session, now) > 0
-            self._changed()
+            self._news = True
         problems: list[Exception] = []
         for round_ in found:
             try:
@@ -120,7 +128,7 @@ class Worker:
                 return False
             with self._database.writing() as session:
                 moved = rounds.choose_participants(session, round_.id, now)
-            self._changed()
+            self._news = True
             return moved
         moved = False
         if round_.closed_at is None:
@@ -129,7 +137,6 @@ class Worker:
             if closes:
                 with self._database.writing() as session:
                     moved = rounds.close_round(session, round_.id, now)
-                self._changed()
         try:
             return self._add_up(round_, now) or moved
         except (DigestMismatch, NotFound):
@@ -177,7 +184,7 @@ class Worker:
             result = rounds.next_checkpoint(session, self._blobs, self._key, round_id)
         with self._database.writing() as session:
             rounds.commit_round(session, round_id, result, now)
-        self._changed()
+        self._news = True
         self._collect_garbage()
 
     def _keep_house(self, now: datetime) -> None:

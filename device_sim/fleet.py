@@ -144,7 +144,7 @@ class Fleet:
             Refusal: The coordinator refused a phone.
             Unreachable: It did not come back in time.
         """
-        self._each(self._enrol, (*self._training, *self._held_out))
+        self._enrol_all()
         self._look_at_release(self._held_out[0])
         evaluating = threading.Thread(target=self._evaluate_all, name="evaluate", daemon=True)
         evaluating.start()
@@ -159,12 +159,7 @@ class Fleet:
 
     def _visit_until_done(self) -> None:
         """Every training phone visits when its retry window says so, until no task is left."""
-        with httpx.Client(
-            base_url=self._config.coordinator,
-            timeout=60,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        ) as client:
+        with self._client() as client:
             keep_appointments(len(self._training), lambda index: self._one_visit(self._training[index], client))
 
     def _one_visit(self, phone: Phone, client: httpx.Client) -> float | None:
@@ -236,7 +231,7 @@ class Fleet:
 
     def _look_at_release(self, phone: Phone) -> None:
         """A held-out phone asks for the released model, fetches it, and has it evaluated."""
-        with httpx.Client(base_url=self._config.coordinator, timeout=60, trust_env=False) as client:
+        with self._client() as client:
             driver = self._driver(phone, client)
             released = driver.run(current_release(self._config.population, None))
             bundle = driver.run(fetch_bundle(released.bundle_sha256, self._config.roots, self._bundles))
@@ -261,15 +256,22 @@ class Fleet:
 
     # --- plumbing -----------------------------------------------------------------------------------------------
 
-    def _enrol(self, phone: Phone, client: httpx.Client) -> None:
+    def _enrol_all(self) -> None:
+        everyone = (*self._training, *self._held_out)
         installation = Installation(self._config.tenant, self._config.population, "edgewise-demo", "1.0", "simulated")
-        self._driver(phone, client).run(enrol(installation, phone.key.public))
+        done = itertools.count(1)
 
-    def _each(self, act: Callable[[Phone, httpx.Client], None], phones: Sequence[Phone]) -> None:
-        with httpx.Client(base_url=self._config.coordinator, timeout=60, trust_env=False) as client:
-            for count, phone in zip(itertools.count(1), phones, strict=False):
-                act(phone, client)
-                self._tell(Enrolled(count))
+        def enrol_one(index: int) -> None:
+            phone = everyone[index]
+            self._driver(phone, client).run(enrol(installation, phone.key.public))
+            self._tell(Enrolled(next(done)))
+
+        with self._client() as client:
+            keep_appointments(len(everyone), enrol_one)
+
+    def _client(self) -> httpx.Client:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        return httpx.Client(base_url=self._config.coordinator, timeout=60, trust_env=False, limits=limits)
 
     def _driver(self, phone: Phone, client: httpx.Client) -> Driver:
         return Driver(

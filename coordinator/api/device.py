@@ -8,9 +8,9 @@ import time
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
-from coordinator.api.parts import Parts, PartsOf, as_device, message, signature_of, signed_body, target_of
+from coordinator.api.parts import BlobResponse, Parts, PartsOf, as_device, message, signature_of, signed_body, target_of
 from coordinator.services import checkins, devices, releases, reports
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import Device
@@ -133,4 +133,4 @@ async def _blob(request: Request, parts: Parts, kind: BlobKind, sha256: str) -> 
     if not path.is_file():
         raise NotFound(f"there is no such blob among {kind}")
     headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{sha256}"'}
-    return FileResponse(path, media_type="application/octet-stream", headers=headers)
+    return BlobResponse(path, media_type="application/octet-stream", headers=headers)

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
-from coordinator.api.parts import Parts, PartsOf, read_body
+from coordinator.api.parts import BlobResponse, Parts, PartsOf, read_body
 from coordinator.services import catalogue, tasks
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import CheckpointRow, Task, Tenant
@@ -146,7 +146,7 @@ def get_checkpoint(sha256: str, tenant: TenantOf, parts: PartsOf) -> Response:
     path = parts.blobs.path(tenant.name, BlobKind.CHECKPOINT, sha256)
     if not path.is_file():
         raise NotFound("there is no such checkpoint")
-    return FileResponse(path, media_type="application/octet-stream")
+    return BlobResponse(path, media_type="application/octet-stream")
 
 
 @router.get("/checkpoints/{sha256}")

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from coordinator.api.bell import Bell
 from coordinator.services import devices
@@ -120,3 +120,9 @@ async def as_device(
 def message(answer: object) -> Response:
     """A protocol message as a response."""
     return Response(wire.encode(answer), media_type="application/json")
+
+
+class BlobResponse(FileResponse):
+    """A file, read in steps large enough that a checkpoint of a phone's model takes one or two."""
+
+    chunk_size = 1 << 20
