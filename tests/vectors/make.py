@@ -1,0 +1,432 @@
+"""Write the frozen vectors anew: `python -m tests.vectors.make`.
+
+A file here never changes once devices speak its version: a change of bytes is a new version with new vectors. Keys are
+digests of fixed texts, and every random choice has a fixed seed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator.settings import Settings
+from coordinator.store.blobs import BlobKind, FolderBlobs
+from edge_runtime.privacy import private_report
+from edge_runtime.protocol import checkin, enrolment, errors, reasons, release, report, wire
+from edge_runtime.protocol.bundle import Features, Manifest, Operator, Role, Tensor, encode_bundle
+from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow
+from edge_runtime.protocol.checkpoint import encode_checkpoint
+from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Problem
+from edge_runtime.protocol.keys import Domain, SigningKey, device_id, digest, sign_document
+from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
+from edge_runtime.protocol.release import Released, ReleaseQuery
+from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt
+from edge_runtime.protocol.signing import sign_request
+
+FOLDER: Final = Path(__file__).parent / "v1"
+TENANT_KEY: Final = SigningKey(digest(b"tenant key of the vectors"))
+COORDINATOR_KEY: Final = SigningKey(digest(b"coordinator key of the vectors"))
+DEVICE_KEY: Final = SigningKey(digest(b"device key of the vectors"))
+STRANGER: Final = SigningKey(digest(b"a key nobody trusts"))
+PARTICIPATION: Final = digest(b"participation").hex()[:32]
+GRAPH: Final = b"TFL3 in name only"
+MANIFEST: Final = Manifest(
+    version=1,
+    name="vectors",
+    graph_sha256=digest(GRAPH).hex(),
+    tensors=(
+        Tensor(name="bias", shape=(2,), trainable=True, role=Role.PERSONAL),
+        Tensor(name="kernel", shape=(3, 2), trainable=True, role=Role.BASE),
+        Tensor(name="scale", shape=(), trainable=False, role=Role.BASE),
+    ),
+    features=Features(shape=(3,), dtype="float32", low=0.0, high=1.0),
+    class_names=("no", "yes"),
+    batch_size=8,
+    signatures=("evaluate", "infer", "train"),
+    operators=(Operator(name="FULLY_CONNECTED", version=9),),
+    minimum_runtime="2.14.0",
+    exporter="edgewise vectors",
+)
+WEIGHTS: Final = np.linspace(-1, 1, MANIFEST.parameters, dtype=np.float32)
+BUNDLE: Final = encode_bundle(MANIFEST, GRAPH, TENANT_KEY)
+BUNDLE_SHA256: Final = digest(BUNDLE).hex()
+CHECKPOINT: Final = encode_checkpoint(WEIGHTS, BUNDLE_SHA256, 7, COORDINATOR_KEY)
+PLAN: Final = Plan(
+    version=1,
+    tenant="acme",
+    population="keyboard",
+    bundle_sha256=BUNDLE_SHA256,
+    epochs=2,
+    batch_size=8,
+    learning_rate=0.1,
+    proximal_mu=0.01,
+    clipping_norm=1.5,
+    lane_bits=32,
+    expected_participants=100,
+    max_participants=200,
+    goal=100,
+    min_reports=50,
+    close=Close.ALL_RESOLVED,
+    summing=Summing.PLAIN,
+    privacy=Privacy.NONE,
+    min_examples=16,
+    time_limit_s=180.0,
+)
+DELTA: Final = np.asarray([0.5, -0.25, 0.0, 1.0, -1.25, 0.125], np.float32)
+REPORT_SEED: Final = 20260105
+REPORT: Final = private_report(PARTICIPATION, DELTA, PLAN, np.random.default_rng(REPORT_SEED))
+PLAN_BYTES, PLAN_SIGNATURE = sign_plan(PLAN, TENANT_KEY)
+DEVICE: Final = device_id("acme", DEVICE_KEY.public)
+
+MESSAGES: Final[tuple[object, ...]] = (
+    PLAN,
+    MANIFEST,
+    Enrol(
+        version=1,
+        tenant="acme",
+        population="keyboard",
+        public_key=DEVICE_KEY.public.raw,
+        app="example",
+        app_version="1.0",
+        platform="linux",
+        evidence=Evidence.NONE,
+    ),
+    Enrolled(version=1, device_id=DEVICE, retry_after_s=0.0),
+    CheckIn(version=1, population="keyboard", visit="0" * 32, runtime="litert 2.1.0", examples=64),
+    CheckInAnswer(
+        version=1,
+        assignment=Assignment(
+            participation=PARTICIPATION,
+            round=3,
+            plan=PLAN_BYTES,
+            plan_signature=PLAN_SIGNATURE,
+            checkpoint_sha256=digest(CHECKPOINT).hex(),
+            deadline_s=599.5,
+        ),
+        retry=None,
+    ),
+    CheckInAnswer(
+        version=1,
+        assignment=None,
+        retry=RetryWindow(reason=reasons.Wait.NOT_SELECTED, after_s=900.0, spread_s=180.0),
+    ),
+    Receipt(version=1, participation=PARTICIPATION, report_sha256=digest(REPORT).hex(), retry_after_s=900.0),
+    OutcomeNote(version=1, reason=reasons.Outcome.BATTERY_LOW),
+    OutcomeNoted(version=1, retry_after_s=900.0),
+    ReleaseQuery(version=1, population="keyboard", held_sha256=None),
+    Released(
+        version=1,
+        bundle_sha256=BUNDLE_SHA256,
+        checkpoint_sha256=digest(CHECKPOINT).hex(),
+        model_version=7,
+        final=False,
+    ),
+    Problem(
+        type="urn:edgewise:refusal:clock-skew",
+        title="The request was signed by a clock that is too far off",
+        status=401,
+        detail="the request's time is +301 s off; at most 300 s are allowed",
+        code="clock-skew",
+        retry="now",
+        retry_after_s=None,
+        server_time=1767614400,
+    ),
+)
+
+
+def _signed(domain: Domain, body: bytes, key: SigningKey) -> bytes:
+    return body + sign_document(key, domain, digest(body))
+
+
+def bundle_vectors() -> dict[str, Any]:
+    """One bundle that is right, and ones that are wrong with the code each must be refused by."""
+    body = BUNDLE[:-64]
+
+    def made(change: Callable[[bytearray], None]) -> bytes:
+        changed = bytearray(body)
+        change(changed)
+        return _signed(Domain.BUNDLE, bytes(changed), TENANT_KEY)
+
+    def header(offset: int, layout: str, value: int) -> bytes:
+        return made(lambda raw: struct.pack_into(layout, raw, offset, value))
+
+    manifest = wire.encode(MANIFEST)
+    other_graph = _signed(Domain.BUNDLE, body[: -len(GRAPH)] + GRAPH[::-1], TENANT_KEY)
+    bad_manifest = manifest[:-1] + b',"extra":1}'
+    with_bad_manifest = struct.pack("<4sHHIQ", b"EWBN", 1, 0, len(bad_manifest), len(GRAPH)) + bad_manifest + GRAPH
+    next_manifest = manifest.replace(b'"version":1}', b'"version":2}')
+    return {
+        "tenant_key": TENANT_KEY.public.raw.hex(),
+        "right": {"sha256": BUNDLE_SHA256, "raw": BUNDLE.hex()},
+        "wrong": [
+            _wrong("a byte of the graph was changed", "digest-mismatch", _flipped(BUNDLE, -80), BUNDLE_SHA256),
+            _wrong("cut short", "digest-mismatch", BUNDLE[:-1], BUNDLE_SHA256),
+            _wrong("a byte was changed and the address with it", "untrusted-document", _flipped(BUNDLE, -80)),
+            _wrong("signed by a stranger", "untrusted-document", _signed(Domain.BUNDLE, body, STRANGER)),
+            _wrong("signed as a checkpoint", "untrusted-document", _signed(Domain.CHECKPOINT, body, TENANT_KEY)),
+            _wrong("signed as a plan", "untrusted-document", _signed(Domain.PLAN, body, TENANT_KEY)),
+            _wrong("no more than a signature", "malformed-bundle", BUNDLE[-64:]),
+            _wrong("nothing", "malformed-bundle", b""),
+            _wrong("another magic", "malformed-bundle", made(lambda raw: raw.__setitem__(0, 0x50))),
+            _wrong("the reserved field is not zero", "malformed-bundle", header(6, "<H", 1)),
+            _wrong("a later version", "unsupported-version", header(4, "<H", 2)),
+            _wrong("a graph of 2^64 - 1 bytes is announced", "malformed-bundle", header(12, "<Q", 2**64 - 1)),
+            _wrong("a manifest of 2^32 - 1 bytes is announced", "malformed-bundle", header(8, "<I", 2**32 - 1)),
+            _wrong("the announced graph is a byte short", "malformed-bundle", header(12, "<Q", len(GRAPH) - 1)),
+            _wrong("the graph is not the manifest's", "digest-mismatch", other_graph),
+            _wrong(
+                "the manifest has an unknown key",
+                "malformed-bundle",
+                _signed(Domain.BUNDLE, with_bad_manifest, TENANT_KEY),
+            ),
+            _wrong(
+                "the manifest is of a later version",
+                "unsupported-version",
+                _signed(Domain.BUNDLE, body.replace(manifest, next_manifest), TENANT_KEY),
+            ),
+        ],
+    }
+
+
+def checkpoint_vectors() -> dict[str, Any]:
+    body = CHECKPOINT[:-64]
+
+    def header(offset: int, layout: str, value: int) -> bytes:
+        changed = bytearray(body)
+        struct.pack_into(layout, changed, offset, value)
+        return _signed(Domain.CHECKPOINT, bytes(changed), COORDINATOR_KEY)
+
+    def weight(value: float) -> bytes:
+        return header(56, "<I", struct.unpack("<I", struct.pack("<f", value))[0])
+
+    longer = encode_checkpoint(np.zeros(MANIFEST.parameters + 1, np.float32), BUNDLE_SHA256, 7, COORDINATOR_KEY)
+    elsewhere = encode_checkpoint(WEIGHTS, digest(b"another bundle").hex(), 7, COORDINATOR_KEY)
+    address = digest(CHECKPOINT).hex()
+    return {
+        "coordinator_key": COORDINATOR_KEY.public.raw.hex(),
+        "bundle_sha256": BUNDLE_SHA256,
+        "parameters": MANIFEST.parameters,
+        "right": {
+            "sha256": address,
+            "raw": CHECKPOINT.hex(),
+            "model_version": 7,
+            "weights": [float(weight) for weight in WEIGHTS],
+        },
+        "wrong": [
+            _wrong("a bit of a weight was changed", "digest-mismatch", _flipped(CHECKPOINT, 60), address),
+            _wrong("cut short", "digest-mismatch", CHECKPOINT[:-1], address),
+            _wrong("a bit was changed and the address with it", "untrusted-document", _flipped(CHECKPOINT, 60)),
+            _wrong("signed by the tenant", "untrusted-document", _signed(Domain.CHECKPOINT, body, TENANT_KEY)),
+            _wrong("signed as a bundle", "untrusted-document", _signed(Domain.BUNDLE, body, COORDINATOR_KEY)),
+            _wrong("no more than a signature", "malformed-checkpoint", CHECKPOINT[-64:]),
+            _wrong("another magic", "malformed-checkpoint", header(0, "<I", 0)),
+            _wrong("the reserved field is not zero", "malformed-checkpoint", header(6, "<H", 1)),
+            _wrong("a later version", "unsupported-version", header(4, "<H", 2)),
+            _wrong("2^64 - 1 parameters are announced", "malformed-checkpoint", header(48, "<Q", 2**64 - 1)),
+            _wrong("2^62 parameters are announced", "malformed-checkpoint", header(48, "<Q", 2**62)),
+            _wrong(
+                "one parameter fewer is announced", "malformed-checkpoint", header(48, "<Q", MANIFEST.parameters - 1)
+            ),
+            _wrong("a model version of 2^53", "malformed-checkpoint", header(40, "<Q", 2**53)),
+            _wrong("for another bundle", "wrong-checkpoint", elsewhere),
+            _wrong("one parameter too many", "wrong-checkpoint", longer),
+            _wrong("a weight is not a number", "invalid-weights", weight(float("nan"))),
+            _wrong("a weight is infinite", "invalid-weights", weight(float("-inf"))),
+        ],
+    }
+
+
+def plan_vectors() -> dict[str, Any]:
+    tree = json.loads(PLAN_BYTES)
+
+    def signed(raw: bytes, what: str, code: str, key: SigningKey = TENANT_KEY, domain: Domain = Domain.PLAN) -> Any:
+        return {
+            "what": what,
+            "code": code,
+            "raw": raw.hex(),
+            "signature": sign_document(key, domain, digest(raw)).hex(),
+        }
+
+    def changed(what: str, code: str, **fields: Any) -> Any:
+        raw = json.dumps({**tree, **fields}, sort_keys=True, separators=(",", ":")).encode()
+        return signed(raw, what, code)
+
+    lacking = json.dumps({key: tree[key] for key in tree if key != "goal"}).encode()
+    return {
+        "tenant_key": TENANT_KEY.public.raw.hex(),
+        "right": {"raw": PLAN_BYTES.hex(), "signature": PLAN_SIGNATURE.hex()},
+        "wrong": [
+            signed(PLAN_BYTES, "signed by a stranger", "untrusted-document", key=STRANGER),
+            signed(PLAN_BYTES, "signed as a bundle", "untrusted-document", domain=Domain.BUNDLE),
+            signed(PLAN_BYTES + b"{}", "two messages", "malformed"),
+            signed(b"\xff" + PLAN_BYTES, "not UTF-8", "malformed"),
+            signed(lacking, "a key is missing", "malformed"),
+            signed(PLAN_BYTES[:-1] + b',"goal":100}', "a key is repeated", "malformed"),
+            signed(PLAN_BYTES.replace(b"0.1,", b"1e999,"), "the learning rate is 1e999", "malformed"),
+            signed(PLAN_BYTES.replace(b"0.1,", b"NaN,"), "the learning rate is NaN", "malformed"),
+            changed("a later version", "unsupported-version", version=2),
+            changed("the version is text", "malformed", version="1"),
+            changed("an unknown key", "malformed", noise=1.0),
+            changed("an unknown way of summing", "malformed", summing="in-the-open"),
+            changed("epochs is true", "malformed", epochs=True),
+            changed("epochs is a fraction", "malformed", epochs=1.0),
+            changed("no epochs", "invalid-plan", epochs=0),
+            changed("a negative learning rate", "invalid-plan", learning_rate=-0.1),
+            changed("a learning rate of zero", "invalid-plan", learning_rate=0.0),
+            changed("no batch", "invalid-plan", batch_size=0),
+            changed("a negative proximal term", "invalid-plan", proximal_mu=-1.0),
+            changed("a clipping norm of zero", "invalid-plan", clipping_norm=0.0),
+            changed("a clipping norm too small for float32", "invalid-plan", clipping_norm=1e-300),
+            changed("lanes of 31 bits", "invalid-plan", lane_bits=31),
+            changed("so many participants that lanes hold nothing", "invalid-plan", max_participants=2**23 + 1),
+            changed("a goal above max_participants", "invalid-plan", goal=201),
+            changed("more reports needed than wanted", "invalid-plan", min_reports=101),
+            changed("a round without a report", "invalid-plan", min_reports=0),
+            changed("nobody expected", "invalid-plan", expected_participants=0),
+            changed("no examples needed", "invalid-plan", min_examples=0),
+            changed("no time", "invalid-plan", time_limit_s=0.0),
+            changed("a bundle address in capitals", "invalid-plan", bundle_sha256=BUNDLE_SHA256.upper()),
+        ],
+    }
+
+
+def report_vectors() -> dict[str, Any]:
+    lanes = PLAN.lanes()
+
+    def changed(offset: int, layout: str, value: int) -> bytes:
+        raw = bytearray(REPORT)
+        struct.pack_into(layout, raw, offset, value)
+        return bytes(raw)
+
+    return {
+        "participation": PARTICIPATION,
+        "lane_bits": lanes.bits,
+        "clipping_norm": lanes.clipping_norm,
+        "max_participants": lanes.max_participants,
+        "parameters": MANIFEST.shared_parameters,
+        "bound": lanes.bound,
+        "right": {"seed": REPORT_SEED, "delta": [float(value) for value in DELTA], "raw": REPORT.hex()},
+        "wrong": [
+            _wrong("a byte short", "report-length", REPORT[:-1]),
+            _wrong("a byte long", "report-length", REPORT + b"\0"),
+            _wrong("nothing", "report-length", b""),
+            _wrong("another magic", "malformed-report", changed(0, "<I", 0)),
+            _wrong("a later version", "unsupported-version", changed(4, "<H", 2)),
+            _wrong("other lane bits", "malformed-report", changed(6, "<B", 24)),
+            _wrong("the first reserved field is not zero", "malformed-report", changed(7, "<B", 1)),
+            _wrong("of another participation", "malformed-report", _flipped(REPORT, 8)),
+            _wrong("another number of lanes", "malformed-report", changed(24, "<I", 2**32 - 1)),
+            _wrong("the second reserved field is not zero", "malformed-report", changed(28, "<I", 1)),
+            _wrong("a lane one above the bound", "lanes-out-of-range", changed(32, "<I", lanes.bound + 1)),
+            _wrong("a lane one below the bound", "lanes-out-of-range", changed(32, "<I", 2**32 - lanes.bound - 1)),
+            _wrong("the smallest lane of all", "lanes-out-of-range", changed(32, "<I", 2**31)),
+            _wrong("the first zero lane is not zero", "lanes-out-of-range", changed(32 + 4 * 6, "<I", 1)),
+            _wrong("the last zero lane is not zero", "lanes-out-of-range", _flipped(REPORT, -1)),
+        ],
+    }
+
+
+def request_vectors() -> dict[str, Any]:
+    body = wire.encode(MESSAGES[4])
+    created, nonce, target = 1767614400, digest(b"nonce")[:16], "/v1/device/check-in?again=1"
+    headers = sign_request(DEVICE_KEY, DEVICE, "POST", target, body, created=created, nonce=nonce)
+    return {
+        "device_key": DEVICE_KEY.public.raw.hex(),
+        "device_id": DEVICE,
+        "method": "POST",
+        "target": target,
+        "body": body.hex(),
+        "created": created,
+        "nonce": nonce.hex(),
+        "headers": headers,
+    }
+
+
+def settings_vector() -> dict[str, Any]:
+    """Every variable with its default; a default may be added, and never changed."""
+    fields = Settings.model_fields
+    return {
+        f"EDGEWISE_{name.upper()}": None if field.default is None else str(field.default)
+        for name, field in fields.items()
+    }
+
+
+def blob_key_vectors() -> list[dict[str, str]]:
+    blobs = FolderBlobs(Path("/blobs"), 0)
+    address = digest(b"a blob").hex()
+    return [
+        {"tenant": "acme", "kind": kind.name, "sha256": address, "key": str(blobs.path("acme", kind, address))[7:]}
+        for kind in BlobKind
+    ]
+
+
+def vectors() -> Iterator[tuple[str, Any]]:
+    """The frozen files by name."""
+    yield "bundle.json", bundle_vectors()
+    yield "checkpoint.json", checkpoint_vectors()
+    yield "plan.json", plan_vectors()
+    yield "report.json", report_vectors()
+    yield "request.json", request_vectors()
+    yield (
+        "messages.json",
+        [{"message": type(message).__name__, "json": wire.encode(message).decode()} for message in MESSAGES],
+    )
+    yield (
+        "reasons.json",
+        {
+            kind.__name__: {member.name: member.value for member in kind}
+            for kind in (reasons.Wait, reasons.Outcome, reasons.Abandonment)
+        },
+    )
+    yield (
+        "refusals.json",
+        {
+            code: {"title": refusal.title, "retry": refusal.retry.value}
+            for code, refusal in sorted(errors.REFUSALS.items())
+        },
+    )
+    yield "domains.json", {domain.name: domain.value for domain in Domain}
+    yield "settings.json", settings_vector()
+    yield "blob-keys.json", blob_key_vectors()
+    yield (
+        "paths.json",
+        {
+            "enrol": enrolment.ENROL_PATH,
+            "check_in": checkin.CHECK_IN_PATH,
+            "bundle": checkin.bundle_path("{sha256}"),
+            "checkpoint": checkin.checkpoint_path("{sha256}"),
+            "release": release.RELEASE_PATH,
+            "report": report.report_path("{participation}"),
+            "outcome": report.outcome_path("{participation}"),
+        },
+    )
+
+
+def _flipped(raw: bytes, position: int) -> bytes:
+    changed = bytearray(raw)
+    changed[position] ^= 1
+    return bytes(changed)
+
+
+def _wrong(what: str, code: str, raw: bytes, sha256: str | None = None) -> dict[str, str]:
+    return {"what": what, "code": code, "sha256": sha256 or digest(raw).hex(), "raw": raw.hex()}
+
+
+def written(content: Any) -> str:
+    """A vector file's text."""
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, content in vectors():
+        (FOLDER / name).write_text(written(content))
+
+
+if __name__ == "__main__":
+    main()
