@@ -1,11 +1,18 @@
-"""The kinds of request a phone sends: the names under which statistics are grouped."""
+"""The kinds of request a phone sends: the names under which statistics are grouped.
+
+A coordinator holds a check-in open while a round chooses, so how long such a one takes says nothing of its speed.
+Check-ins are therefore told apart by their answer: some answers are never held back.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from edge_runtime.protocol.checkin import CHECK_IN_PATH, bundle_path, checkpoint_path
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckInAnswer, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import ENROL_PATH
+from edge_runtime.protocol.errors import Refusal
+from edge_runtime.protocol.reasons import Wait
 from edge_runtime.protocol.report import outcome_path, report_path
 
 
@@ -14,6 +21,9 @@ class Kind(StrEnum):
 
     ENROL = "enrol"
     CHECK_IN = "check-in"
+    """Answered at once, or refused."""
+    HELD_CHECK_IN = "check-in-held"
+    """Answered with an assignment, or about a selection: it may have been held open."""
     BUNDLE = "bundle"
     CHECKPOINT = "checkpoint"
     REPORT = "report"
@@ -30,6 +40,9 @@ _EXAMPLES = {
 }
 
 
+_NEVER_HELD = frozenset({Wait.NO_TASK, Wait.TOO_FEW_EXAMPLES, Wait.ROUND_IN_PROGRESS, Wait.REPORTED})
+
+
 def kind_of(path: str) -> str:
     """Name the kind of a request by its path; a path of no known kind stands for itself."""
     for example, kind in _EXAMPLES.items():
@@ -37,3 +50,12 @@ def kind_of(path: str) -> str:
         if path == example or ("*" in example and path.startswith(head) and path.endswith(tail)):
             return kind
     return path
+
+
+def kind_of_check_in(answer: bytes) -> Kind:
+    """Tell by a check-in's answer whether it may have been held open."""
+    try:
+        retry = wire.decode(CheckInAnswer, answer).retry
+    except Refusal:
+        return Kind.CHECK_IN
+    return Kind.CHECK_IN if retry is not None and retry.reason in _NEVER_HELD else Kind.HELD_CHECK_IN

@@ -24,11 +24,12 @@ from edge_runtime.session import Request, Response
 from edge_runtime.session.enrol import Installation, enrol
 from edge_runtime.session.visit import Offer, VisitEnd, Work, visit
 from loadtest.behaviour import back_off, made_up_report, training_s, wait_after
-from loadtest.kinds import kind_of
+from loadtest.kinds import Kind, kind_of, kind_of_check_in
 from loadtest.swarm_messages import SwarmOrder
 
 CONNECT_S = 10.0
-READ_S = 60.0
+READ_S = 90.0
+"""Longer than any coordinator holds a check-in open."""
 EXAMPLES = 64
 """Every phone says that it holds so many examples."""
 
@@ -70,26 +71,26 @@ class Phone(HttpUser):  # type: ignore[misc]  # locust is not type-checked: impo
         Raises:
             Unreachable: There was no answer.
         """
+        kind = kind_of(request.path)
         with self.client.request(
             request.method,
             request.path,
-            name=kind_of(request.path),
+            name=kind,
             catch_response=True,
             data=request.body,
-            headers=headers,
+            headers={**headers, "accept-encoding": "identity"},
             timeout=(CONNECT_S, READ_S),
             allow_redirects=False,
         ) as answer:
-            status, body, problem = answer.status_code, answer.content or b"", answer.error
-            if status == 0:
-                answer.failure(f"unreachable: {type(problem).__name__}")
-            elif status != 200:
-                answer.failure(_refusal_code(status, body))
-            else:
-                answer.success()
-        if status == 0:
-            raise Unreachable(f"{request.method} {request.path}: {problem}") from problem
-        return Response(status, body)
+            response = Response(answer.status_code, answer.content or b"")
+            problem = _problem(request, response)
+            if problem is not None:
+                answer.failure(problem)
+            elif kind == Kind.CHECK_IN:
+                answer.request_meta["name"] = kind_of_check_in(response.body)
+        if response.status == 0 or len(response.body) > request.answer_limit_bytes:
+            raise Unreachable(f"{request.method} {request.path}: {problem}")
+        return response
 
     def visit_once(self) -> None:
         """Enrol if need be, visit, and note how it ended and when to come back."""
@@ -136,8 +137,15 @@ def phones_of(order: SwarmOrder, tally: Tally) -> type[Phone]:
     return type("PhoneOfSwarm", (Phone,), {"abstract": False, "order": order, "tally": tally, "numbers": count()})
 
 
-def _refusal_code(status: int, body: bytes) -> str:
+def _problem(request: Request, response: Response) -> str | None:
+    """Why an answer is a failure: no answer has the status 0."""
+    if response.status == 0:
+        return "unreachable"
+    if len(response.body) > request.answer_limit_bytes:
+        return "the answer is too long"
+    if response.status == 200:
+        return None
     try:
-        return wire.decode(Problem, body).code
+        return wire.decode(Problem, response.body).code
     except Malformed:
-        return f"HTTP {status}"
+        return f"HTTP {response.status}"

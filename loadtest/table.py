@@ -11,9 +11,9 @@ _SIGNS = {Bound.AT_LEAST: "≥", Bound.AT_MOST: "≤"}
 def table(finished: Finished) -> str:
     """Requests, checks, and where the verdict is."""
     swarm, verdict = finished.swarm, finished.verdict
-    lines = ["", f"{'request':<12}{'sent':>8}{'failed':>8}{'per s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"]
+    lines = ["", f"{'request':<14}{'sent':>8}{'failed':>8}{'per s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}"]
     lines += [
-        f"{row.kind:<12}{row.requests:>8}{row.failures:>8}{row.per_second:>9.1f}"
+        f"{row.kind:<14}{row.requests:>8}{row.failures:>8}{row.per_second:>9.1f}"
         f"{row.p50_ms:>9.0f}{row.p95_ms:>9.0f}{row.p99_ms:>9.0f}"
         for row in swarm.requests
     ]

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from edge_runtime.driver import Unreachable
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Bundle, encode_bundle, verify_bundle
-from edge_runtime.protocol.checkin import CHECK_IN_PATH, bundle_path, checkpoint_path
+from edge_runtime.protocol.checkin import (
+    CHECK_IN_PATH,
+    Assignment,
+    CheckInAnswer,
+    RetryWindow,
+    bundle_path,
+    checkpoint_path,
+)
 from edge_runtime.protocol.checkpoint import Checkpoint
 from edge_runtime.protocol.enrolment import ENROL_PATH
 from edge_runtime.protocol.errors import BadSignature, StorageFull, Unavailable
@@ -18,7 +26,7 @@ from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.report import lanes_of_report, outcome_path, report_path
 from edge_runtime.session.visit import VisitEnd, Work
 from loadtest.behaviour import DROPOUTS, REFUSED_BY_THE_PHONE, back_off, made_up_report, training_s, wait_after
-from loadtest.kinds import Kind, kind_of
+from loadtest.kinds import Kind, kind_of, kind_of_check_in
 from loadtest.programme import made_up_model, made_up_plan
 
 KEY = SigningKey(digest(b"tenant key of these tests"))
@@ -112,3 +120,25 @@ def test_a_phone_stays_away_as_long_as_the_protocol_says(
 )
 def test_statistics_are_grouped_by_the_kind_of_request(path: str, kind: str) -> None:
     assert kind_of(path) == kind
+
+
+@pytest.mark.parametrize("reason", Wait)
+def test_a_check_in_about_a_selection_may_have_been_held_open_and_no_other(reason: Wait) -> None:
+    retry = RetryWindow(reason=reason, after_s=900.0, spread_s=180.0)
+    answer = wire.encode(CheckInAnswer(version=1, assignment=None, retry=retry))
+    held = reason in (Wait.SELECTION_PENDING, Wait.NOT_SELECTED)
+    assert kind_of_check_in(answer) == (Kind.HELD_CHECK_IN if held else Kind.CHECK_IN)
+
+
+def test_a_check_in_with_an_assignment_may_have_been_held_open() -> None:
+    assignment = Assignment(
+        participation="ab" * 16,
+        round=1,
+        plan=b"{}",
+        plan_signature=bytes(64),
+        checkpoint_sha256="ab" * 32,
+        deadline_s=30.0,
+    )
+    answer = wire.encode(CheckInAnswer(version=1, assignment=assignment, retry=None))
+    assert kind_of_check_in(answer) == Kind.HELD_CHECK_IN
+    assert kind_of_check_in(b"no answer at all") == Kind.CHECK_IN
