@@ -29,8 +29,9 @@ NONCE_LIFETIME_S = 2 * CLOCK_WINDOW_S + 2
 _COMPONENTS = '("@method" "@path" "@query" "content-digest")'
 _PARAMETERS = re.compile(
     re.escape(f"{LABEL}={_COMPONENTS};")
-    + r'created=(?P<created>[0-9]{1,12});keyid="(?P<keyid>[0-9a-f]{32})";nonce="(?P<nonce>[0-9a-f]{32})"'
-    + re.escape(f';alg="ed25519";tag="{TAG}"')
+    + r'created=(?P<created>0|[1-9][0-9]{0,11});keyid="(?P<keyid>[0-9a-f]{32})"'
+    + r';alg="ed25519";nonce="(?P<nonce>[0-9a-f]{32})"'
+    + re.escape(f';tag="{TAG}"')
 )
 _SIGNATURE = re.compile(re.escape(f"{LABEL}=:") + r"(?P<signature>[A-Za-z0-9+/=]{88}):")
 _DIGEST = re.compile(r"sha-256=:(?P<digest>[A-Za-z0-9+/=]{44}):")
@@ -65,7 +66,7 @@ def sign_request(
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"a nonce has {NONCE_BYTES} bytes")
     body_digest = content_digest(digest(body))
-    parameters = f'{_COMPONENTS};created={created};keyid="{keyid}";nonce="{nonce.hex()}";alg="ed25519";tag="{TAG}"'
+    parameters = _parameters(created, keyid, nonce.hex())
     signature = key.sign(_base(method, target, body_digest, parameters))
     return {
         "content-digest": body_digest,
@@ -103,9 +104,7 @@ def verify_request(claim: SignedBy, key: PublicKey, method: str, target: str, *,
         BadSignature: The signature is not by this key over this request.
         ClockSkew: The signature is right and its time is off by more than `CLOCK_WINDOW_S`.
     """
-    parameters = (
-        f'{_COMPONENTS};created={claim.created};keyid="{claim.keyid}";nonce="{claim.nonce}";alg="ed25519";tag="{TAG}"'
-    )
+    parameters = _parameters(claim.created, claim.keyid, claim.nonce)
     try:
         key.verify(claim.signature, _base(method, target, content_digest(claim.body_digest), parameters))
     except UntrustedDocument:
@@ -122,6 +121,11 @@ def verify_body(claim: SignedBy, body_digest: bytes) -> None:
     """
     if body_digest != claim.body_digest:
         raise DigestMismatch("the body does not match its Content-Digest")
+
+
+def _parameters(created: int, keyid: str, nonce: str) -> str:
+    """In the order in which common signers write them."""
+    return f'{_COMPONENTS};created={created};keyid="{keyid}";alg="ed25519";nonce="{nonce}";tag="{TAG}"'
 
 
 def _base(method: str, target: str, body_digest: str, parameters: str) -> bytes:
