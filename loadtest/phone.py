@@ -43,7 +43,7 @@ class Tally:
     receipts: int = 0
 
 
-class Phone(HttpUser):  # type: ignore[misc]  # locust is not type-checked: importing it would patch mypy's sockets
+class Phone(HttpUser):  # type: ignore[misc]  # to mypy, locust is Any: see pyproject.toml
     """One phone: enrols, then visits the coordinator for ever and waits out the retry windows, sped up."""
 
     abstract = True
