@@ -61,7 +61,7 @@ def run_command(
     max_failed_share: Annotated[float, typer.Option(min=0, max=1, help="Limit: failed requests.")] = 0.01,
     max_check_in_p95_ms: Annotated[
         float, typer.Option(min=0, help="Limit: 95th percentile of check-ins not held open.")
-    ] = 1000,
+    ] = 1500,
     min_rounds: Annotated[int, typer.Option(min=0, help="Limit: rounds committed.")] = 2,
     min_reports: Annotated[int, typer.Option(min=0, help="Limit: reports in committed rounds.")] = 1,
 ) -> None:
