@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from device_sim.fleet import pooled
 from device_sim.history import Baselines
 from edge_runtime.examples import Examples
 from edge_runtime.model import open_model
-from edge_runtime.protocol.bundle import Bundle
-from edge_runtime.protocol.checkpoint import Weights
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Bundle, verify_bundle
+from edge_runtime.protocol.checkpoint import Weights, verify_checkpoint
+from edge_runtime.protocol.keys import PublicKey, digest
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.training import train
 
@@ -54,6 +57,29 @@ def measure(
         progress(index + 1)
     central = accuracy_of(pooled(dataset.training), generator(seed, _CENTRAL))
     return Baselines(local=tuple(local), local_mean=float(np.mean(local)), central=central)
+
+
+def measure_folder(
+    folder: Path, tenant_key: PublicKey, dataset: Dataset, *, epochs: int, seed: int, progress: Callable[[int], None]
+) -> None:
+    """Measure with the bundle, first checkpoint and plan of a demo's folder; writes `baselines.json` there.
+
+    Raises:
+        Refusal: One of them is not what it should be.
+    """
+    raw = (folder / "bundle.ewb").read_bytes()
+    bundle = verify_bundle(raw, digest(raw).hex(), tenant_key)
+    first = (folder / "checkpoint.ewc").read_bytes()
+    checkpoint = verify_checkpoint(
+        first,
+        digest(first).hex(),
+        tenant_key,
+        bundle_sha256=bundle.sha256,
+        parameters=bundle.manifest.parameters,
+    )
+    plan = wire.decode(Plan, (folder / "plan.json").read_bytes())
+    found = measure(dataset, bundle, checkpoint.weights, plan, epochs=epochs, seed=seed, progress=progress)
+    (folder / "baselines.json").write_bytes(wire.encode(found))
 
 
 def with_delta(weights: Weights, delta: Weights, bundle: Bundle) -> Weights:

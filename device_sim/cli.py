@@ -109,5 +109,41 @@ def fleet(
         raise typer.Exit(130) from None
 
 
+@app.command()
+def baselines(
+    folder: Annotated[Path, typer.Option(help="Where bundle.ewb, checkpoint.ewc and plan.json are")],
+    tenant_key: Annotated[str, typer.Option(help="Trust root of the bundle, 64 hex digits")],
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the examples")],
+    dataset: Annotated[str, typer.Option(help="What the phones hold: digits or watch")] = "digits",
+    devices: Annotated[int | None, typer.Option(min=2, help="Phones, of which a fifth never train")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Determines the data split and the training")] = 1,
+) -> None:
+    """Train without federation, each phone alone and all data pooled; writes baselines.json into the folder."""
+    from device_sim.baselines import measure_folder
+    from device_sim.datasets import load
+    from device_sim.events import EventWriter, TrainedAlone
+    from device_sim.processes import signals_as_interrupts
+    from edge_runtime.protocol.errors import Refusal
+    from edge_runtime.protocol.keys import PublicKey
+
+    tell = EventWriter(sys.stdout)
+    try:
+        with signals_as_interrupts():
+            measure_folder(
+                folder,
+                PublicKey(bytes.fromhex(tenant_key)),
+                load(dataset, devices=devices, seed=seed),
+                epochs=epochs,
+                seed=seed,
+                progress=lambda done: tell(TrainedAlone(done)),
+            )
+    except Refusal as refusal:
+        _fail(f"{refusal.detail} ({refusal.code})")
+    except (OSError, ValueError) as problem:
+        _fail(str(problem))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
 if __name__ == "__main__":
     app()

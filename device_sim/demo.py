@@ -9,7 +9,8 @@ import subprocess  # nosec B404  (see device_sim.processes)
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,35 +18,34 @@ import httpx
 import numpy as np
 
 from device_sim import processes
-from device_sim.baselines import measure
 from device_sim.datasets import Dataset, load
-from device_sim.events import Diary, Enrolled, Evaluated, Event, Participated, read_event
+from device_sim.events import Diary, Enrolled, Evaluated, Event, Participated, TrainedAlone, read_event
 from device_sim.history import Baselines, History, PhoneEvent, RoundRecord, Summary, write_history, write_summary
 from device_sim.processes import CommandFailed, python_module
 from device_sim.programme import TENANT, Operator, Recipe, plan_for
 from device_sim.report import render
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import verify_bundle
-from edge_runtime.protocol.checkpoint import verify_checkpoint
 from edge_runtime.protocol.keys import SigningKey, digest
 
 RECIPES: Final[Mapping[str, Recipe]] = {
     "digits": Recipe(
         rounds=20,
         goal_share=0.5,
-        epochs=4,
+        epochs=5,
         batch_size=10,
-        learning_rate=0.1,
+        learning_rate=0.3,
         clipping_norm=8.0,
-        server_learning_rate=1.0,
+        server_learning_rate=1.5,
     ),
     "watch": Recipe(
         rounds=20,
         goal_share=0.75,
-        epochs=1,
+        epochs=3,
         batch_size=20,
-        learning_rate=0.05,
+        learning_rate=0.1,
         clipping_norm=8.0,
-        server_learning_rate=1.0,
+        server_learning_rate=1.3,
     ),
 }
 
@@ -104,7 +104,7 @@ class Heard:
             self.evaluations[event.model_version] = event
         elif isinstance(event, Participated):
             self.participations.setdefault(event.round, []).append(event)
-        else:
+        elif isinstance(event, Diary):
             self.diary.append(event)
 
 
@@ -144,22 +144,7 @@ def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
         heard = _run_fleet(options, dataset, out, tenant_key, home, watcher)
         task, rounds = home.operator.task("demo"), home.operator.rounds("demo")
     watcher.stage("training alone, for comparison")
-    first_weights = verify_checkpoint(
-        checkpoint_raw,
-        digest(checkpoint_raw).hex(),
-        tenant_key.public,
-        bundle_sha256=bundle.sha256,
-        parameters=bundle.manifest.parameters,
-    ).weights
-    baselines = measure(
-        dataset,
-        bundle,
-        first_weights,
-        plan,
-        epochs=recipe.rounds * recipe.epochs,
-        seed=options.seed,
-        progress=lambda done: watcher.baselines(done, len(dataset.training)),
-    )
+    baselines = _run_baselines(options, dataset, plan, recipe, tenant_key, watcher)
     history = _history(options, dataset, rounds, heard, baselines, began)
     summary = _summary(history, rounds, task, dataset, time.time() - began)
     write_history(history, out / "history.json")
@@ -170,8 +155,6 @@ def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
 
 
 def _recipe(options: DemoOptions) -> Recipe:
-    from dataclasses import replace
-
     recipe = RECIPES[options.dataset]
     return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
 
@@ -181,7 +164,7 @@ def _fresh(out: Path) -> Path:
         if (out / "coordinator").exists():
             shutil.rmtree(out / "coordinator")
         out.mkdir(parents=True, exist_ok=True)
-        for old in ("tenant.key", "summary.json", "history.json", "report.html", *(f"{n}.log" for n in _LOGS)):
+        for old in _LEFT_BY_A_RUN:
             (out / old).unlink(missing_ok=True)
         free = shutil.disk_usage(out).free
     except OSError as problem:
@@ -191,7 +174,15 @@ def _fresh(out: Path) -> Path:
     return out
 
 
-_LOGS: Final = ("export", "coordinator", "fleet")
+_LEFT_BY_A_RUN: Final = (
+    "tenant.key",
+    "plan.json",
+    "baselines.json",
+    "summary.json",
+    "history.json",
+    "report.html",
+    *(f"{part}.log" for part in ("export", "coordinator", "fleet", "baselines")),
+)
 
 
 def _export(options: DemoOptions, dataset: Dataset, out: Path) -> str:
@@ -207,6 +198,7 @@ def _export(options: DemoOptions, dataset: Dataset, out: Path) -> str:
             f"--out={out}",
             f"--tenant-key={key_file}",
             f"--seed={options.seed}",
+            f"--batch-size={RECIPES[options.dataset].batch_size}",
             f"--input-shape={','.join(map(str, features.shape))}",
             f"--low={features.low}",
             f"--high={features.high}",
@@ -287,9 +279,7 @@ def _run_fleet(
         f"--population={dataset.name}",
         f"--tenant-key={tenant_key.public.raw.hex()}",
         f"--coordinator-key={home.coordinator_key}",
-        f"--dataset={options.dataset}",
-        f"--seed={options.seed}",
-        *([f"--devices={options.devices}"] if options.devices is not None else []),
+        *_dataset_options(options),
     )
     log = out / "fleet.log"
     heard = Heard()
@@ -303,18 +293,52 @@ def _run_fleet(
             progress.look()
             time.sleep(0.2)
         listening.join()
-        if child.returncode:
-            raise CommandFailed(processes.last_line(log) or f"the fleet ended with code {child.returncode}; see {log}")
+        _check_ended(child, log)
         progress.look()
     return heard
 
 
-def _listen(child: subprocess.Popen[str], heard: Heard) -> None:
+def _run_baselines(
+    options: DemoOptions, dataset: Dataset, plan: Plan, recipe: Recipe, tenant_key: SigningKey, watcher: Watcher
+) -> Baselines:
+    """Train without federation, in a process of its own."""
+    out = options.out
+    (out / "plan.json").write_bytes(wire.encode(plan))
+    command = python_module(
+        "device_sim.cli",
+        "baselines",
+        f"--folder={out}",
+        f"--tenant-key={tenant_key.public.raw.hex()}",
+        f"--epochs={recipe.rounds * recipe.epochs}",
+        *_dataset_options(options),
+    )
+
+    def hear(event: Event) -> None:
+        if isinstance(event, TrainedAlone):
+            watcher.baselines(event.devices, len(dataset.training))
+
+    with processes.started(command, out / "baselines.log", stdout=subprocess.PIPE) as child:
+        _listen(child, hear)
+        _check_ended(child, out / "baselines.log")
+    return wire.decode(Baselines, (out / "baselines.json").read_bytes())
+
+
+def _dataset_options(options: DemoOptions) -> list[str]:
+    devices = [f"--devices={options.devices}"] if options.devices is not None else []
+    return [f"--dataset={options.dataset}", f"--seed={options.seed}", *devices]
+
+
+def _listen(child: subprocess.Popen[str], hear: Callable[[Event], None]) -> None:
     if child.stdout is not None:
         for line in child.stdout:
             event = read_event(line)
             if event is not None:
-                heard(event)
+                hear(event)
+
+
+def _check_ended(child: subprocess.Popen[str], log: Path) -> None:
+    if child.wait():
+        raise CommandFailed(processes.last_line(log) or f"a process ended with code {child.returncode}; see {log}")
 
 
 class _Progress:
@@ -422,6 +446,4 @@ def _summary(
 
 
 def _seconds(moment: str) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(moment).timestamp()

@@ -1,4 +1,4 @@
-"""What a fleet tells whoever started it: one JSON line an event, on its standard output."""
+"""What a fleet, or the comparison after it, tells whoever started it: one JSON line an event, on its standard output."""
 
 from __future__ import annotations
 
@@ -47,9 +47,18 @@ class Diary:
     detail: str
 
 
-Event = Enrolled | Evaluated | Participated | Diary
+@dataclass(frozen=True, slots=True)
+class TrainedAlone:
+    """So many devices have trained alone, for comparison."""
 
-_KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in (Enrolled, Evaluated, Participated, Diary)}
+    devices: int
+
+
+Event = Enrolled | Evaluated | Participated | Diary | TrainedAlone
+
+_KINDS: Mapping[str, type[Event]] = {
+    kind.__name__: kind for kind in (Enrolled, Evaluated, Participated, Diary, TrainedAlone)
+}
 
 
 @dataclass(slots=True)

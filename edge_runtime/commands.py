@@ -1,0 +1,125 @@
+"""The commands of `edgewise-device`. Needs Typer, which an app that bundles the runtime does not."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+import typer
+
+from edge_runtime.driver import Driver, Unreachable, http_client, over_http
+from edge_runtime.examples import Examples
+from edge_runtime.identity import load_identity
+from edge_runtime.interpreters import runtime_name
+from edge_runtime.model import open_model
+from edge_runtime.privacy import private_report
+from edge_runtime.protocol.errors import InvalidExamples, Refusal
+from edge_runtime.protocol.keys import PublicKey, TrustRoots
+from edge_runtime.session.enrol import Installation, enrol
+from edge_runtime.session.visit import Offer, VisitEnd, Work, visit
+from edge_runtime.training import train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="One device: enrols, checks in, trains on its own examples, reports.",
+)
+
+
+@app.command()
+def info() -> None:
+    """Say which interpreter this device would train with."""
+    try:
+        typer.echo(f"interpreter  {runtime_name()}")
+    except Refusal as refusal:
+        _fail(refusal.detail)
+
+
+@app.command("visit")
+def visit_once(
+    coordinator: Annotated[str, typer.Option(help="Its address: http://127.0.0.1:8470")],
+    tenant: Annotated[str, typer.Option(help="The organisation whose app this is")],
+    population: Annotated[str, typer.Option(help="The population to enrol in")],
+    tenant_key: Annotated[str, typer.Option(help="Trust root of bundles and plans, 64 hex digits")],
+    coordinator_key: Annotated[str, typer.Option(help="Trust root of checkpoints, 64 hex digits")],
+    examples: Annotated[Path, typer.Option(help="CSV: the features of an example in a row, flat, and its label last")],
+    state: Annotated[Path, typer.Option(help="Folder of the device key, made at the first visit")] = Path(
+        "edgewise-device"
+    ),
+) -> None:
+    """Enrol if need be, and make one visit; says how it ended and when to come back."""
+    try:
+        roots = TrustRoots(PublicKey(bytes.fromhex(tenant_key)), PublicKey(bytes.fromhex(coordinator_key)))
+        rows = _rows(examples)
+        key = load_identity(state)
+        with http_client(coordinator) as client:
+            driver = Driver(key=key, tenant=tenant, send=over_http(client))
+            driver.run(enrol(Installation(tenant, population, "edgewise-device", "0.1.0", sys.platform), key.public))
+            offer = Offer(
+                tenant=tenant,
+                population=population,
+                visit=secrets.token_hex(16),
+                runtime=runtime_name(),
+                examples=len(rows),
+            )
+            end = _visit(driver, offer, roots, rows)
+    except Refusal as refusal:
+        _fail(f"{refusal.detail} ({refusal.code})")
+    except Unreachable as problem:
+        _fail(f"the coordinator did not answer: {problem}")
+    except (OSError, ValueError) as problem:
+        _fail(str(problem))
+    again_s = end.after_s + end.spread_s * random.SystemRandom().random()
+    typer.echo(f"{end.reason}; come back in {again_s:.0f} s")
+
+
+def _visit(driver: Driver, offer: Offer, roots: TrustRoots, rows: list[list[float]]) -> VisitEnd:
+    def run_plan(work: Work) -> bytes:
+        rng = np.random.default_rng()
+        local = _examples(rows, work)
+        trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, local, rng)
+        return private_report(work.participation, trained.delta, work.plan, rng)
+
+    return driver.run(visit(offer, roots, {}, run_plan))
+
+
+def _rows(path: Path) -> list[list[float]]:
+    """Read a CSV of numbers.
+
+    Raises:
+        ValueError: A row is not numbers, or too short; the text names the line.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = [float(cell) for cell in line.split(",")]
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: not numbers separated by commas") from None
+        if len(row) < 2:
+            raise ValueError(f"{path}, line {number}: a row is features and, last, a label")
+        rows.append(row)
+    return rows
+
+
+def _examples(rows: list[list[float]], work: Work) -> Examples:
+    """Shape rows as the bundle wants them; whether they fit is checked before training.
+
+    Raises:
+        InvalidExamples: A row has another number of features.
+    """
+    features = work.bundle.manifest.features
+    width = int(np.prod(features.shape))
+    if any(len(row) != width + 1 for row in rows):
+        raise InvalidExamples(f"a row has {width} features and a label for this bundle")
+    table = np.array(rows, np.float64).reshape(len(rows), width + 1)
+    x = table[:, :-1].reshape(len(rows), *features.shape).astype(features.dtype)
+    return Examples(x, table[:, -1].astype(np.int32))
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"edgewise-device: {sentence}", err=True)
+    raise typer.Exit(2)
