@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled
-from edge_runtime.protocol.errors import BodyTooLarge, NotFound, Refusal, ReportLength
+from edge_runtime.protocol.errors import BodyTooLarge, Malformed, NotFound, Refusal, ReportLength
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
 from edge_runtime.protocol.report import OutcomeNote, Receipt, outcome_path, report_path
 
@@ -126,11 +127,24 @@ async def outcome(participation: str, request: Request, parts: PartsOf) -> Respo
     )
 
 
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
+
+
+def _check_range(wanted: str | None, size: int) -> None:
+    """Raises: Malformed: The range is not one range of the blob."""
+    if wanted is None:
+        return
+    found = _RANGE.fullmatch(wanted)
+    if found is None or int(found[1]) >= size or (found[2] and int(found[2]) < int(found[1])):
+        raise Malformed(f"the range is not one within the blob's {size} bytes")
+
+
 async def _blob(request: Request, parts: Parts, kind: BlobKind, sha256: str) -> Response:
     claim, _body = await signed_body(request, 0)
     tenant = await as_device(request, parts, claim, lambda _s, device, _now: device.tenant)
     path = parts.blobs.path(tenant, kind, sha256)
     if not path.is_file():
         raise NotFound(f"there is no such blob among {kind}")
+    _check_range(request.headers.get("range"), path.stat().st_size)
     headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{sha256}"'}
     return BlobResponse(path, media_type="application/octet-stream", headers=headers)

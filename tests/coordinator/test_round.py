@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.protocol.checkpoint import verify_checkpoint
+from edge_runtime.protocol.checkpoint import Weights, verify_checkpoint
 from edge_runtime.protocol.reasons import Outcome, Wait
 from tests.programme import BUNDLE_SHA256, COORDINATOR_KEY, FIRST_WEIGHTS, MANIFEST, Home, one_hot
 
 
-def weights_of(home: Home, sha256: str) -> np.ndarray:
+def weights_of(home: Home, sha256: str) -> Weights:
     raw = home.operator("GET", f"/checkpoints/{sha256}/content").raise_for_status().content
     return verify_checkpoint(
         raw, sha256, COORDINATOR_KEY.public, bundle_sha256=BUNDLE_SHA256, parameters=MANIFEST.parameters
