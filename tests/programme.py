@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,9 @@ class Clock:
     def __call__(self) -> datetime:
         return self.at
 
+    def timestamp(self) -> float:
+        return self.at.timestamp()
+
     def forward(self, seconds: float) -> None:
         self.at += timedelta(seconds=seconds)
 
@@ -124,8 +128,13 @@ class Phone:
     bundles: dict[str, Bundle] = field(default_factory=dict)
     visits: Iterator[int] = field(default_factory=itertools.count)
 
-    def enrol(self) -> None:
-        self.driver.run(enrol(Installation(TENANT, POPULATION, "app", "1.0", "linux"), self.driver.key.public))
+    def enrol(self, population: str = POPULATION) -> None:
+        self.driver.run(enrol(Installation(TENANT, population, "app", "1.0", "linux"), self.driver.key.public))
+
+    def moved(self, home: Home) -> Phone:
+        """The same phone, that speaks to the coordinator where it runs now."""
+        self.driver.send = home.send
+        return self
 
     def visit(
         self, train: Callable[[Work], bytes | Outcome] | None = None, name: str | None = None, examples: int = 32
@@ -169,17 +178,17 @@ class Home:
             raise Unreachable(str(problem)) from problem
         return Response(answer.status_code, answer.content)
 
-    def phone(self, number: int) -> Phone:
+    def phone(self, number: int, population: str = POPULATION) -> Phone:
         driver = Driver(
             key=SigningKey(digest(b"phone", str(number).encode())),
             tenant=TENANT,
             send=self.send,
             retries=Retries(tries=1),
-            clock=lambda: self.clock.at.timestamp(),
+            clock=self.clock.timestamp,
             sleep=lambda _seconds: None,
         )
         phone = Phone(number, driver, self.clock)
-        phone.enrol()
+        phone.enrol(population)
         return phone
 
     def publish(self) -> str:
@@ -246,20 +255,17 @@ def make_home(folder: Path) -> str:
 def open_home(folder: Path, clock: Clock, token: str, **changes: Any) -> Iterator[Home]:
     """Run the coordinator of a folder in this process; what was there before goes on."""
     app = create_app(settings_in(folder).model_copy(update=changes), now=clock, with_worker=False)
-    with anyio.from_thread.start_blocking_portal() as portal:
-        with portal.wrap_async_context_manager(app.router.lifespan_context(app)):
-            client = httpx.AsyncClient(
-                transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://coordinator"
-            )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    with (
+        anyio.from_thread.start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
+        portal.wrap_async_context_manager(httpx.AsyncClient(transport=transport, base_url="http://home")) as client,
+    ):
 
-            def request(method: str, url: str, **kwargs: Any) -> httpx.Response:
-                async def call() -> httpx.Response:
-                    return await client.request(method, url, **kwargs)
+        def request(method: str, url: str, **kwargs: Any) -> httpx.Response:
+            return portal.call(functools.partial(client.request, method, url, **kwargs))
 
-                return portal.call(call)
-
-            yield Home(app, clock, token, request)
-            portal.call(client.aclose)
+        yield Home(app, clock, token, request)
 
 
 __all__ = ["PLAN", "Home", "Phone", "make_home", "open_home", "replace"]

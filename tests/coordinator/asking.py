@@ -72,12 +72,12 @@ def check_in(home: Home, phone: Phone, visit: str = "first", **fields: Any) -> C
     return wire.decode(CheckInAnswer, answer.content)
 
 
-def assigned(home: Home, phones: Sequence[Phone]) -> list[Assignment]:
+def assigned(home: Home, phones: Sequence[Phone], population: str = POPULATION) -> list[Assignment]:
     """Bring every phone into the selecting round, let it choose, and fetch each one's assignment."""
     for phone in phones:
-        check_in(home, phone, "before")
+        check_in(home, phone, "before", population=population)
     home.look()
-    answers = [check_in(home, phone).assignment for phone in phones]
+    answers = [check_in(home, phone, population=population).assignment for phone in phones]
     found = [assignment for assignment in answers if assignment is not None]
     assert len(found) == len(phones)
     return found
