@@ -17,7 +17,7 @@ DROPOUT_SHARE: Final = 0.08
 SILENT_SHARE: Final = 0.25
 """Of the dropouts: the system kills the app, and nobody is told."""
 STRAGGLER_SHARE: Final = 0.05
-STRAGGLE_S: Final = (0.3, 1.5)
+STRAGGLE_S: Final = (0.1, 0.5)
 """How much longer a straggler takes, in seconds: minutes of a real phone, at the pace of a demo."""
 
 INTERRUPTIONS: Final = (

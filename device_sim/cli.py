@@ -28,9 +28,9 @@ def demo(
     model: Annotated[
         str | None, typer.Option(help="zoo:mlp, zoo:cnn, or your own: path/file.py:function that returns a Keras model")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 20, watch 20]")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 30, watch 20]")] = None,
     devices: Annotated[
-        int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 125, watch 20]")
+        int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 100, watch 20]")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same final weights, bit for bit")] = 1,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,

@@ -8,7 +8,7 @@ import shutil
 import subprocess  # nosec B404  (see device_sim.processes)
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,16 +27,17 @@ from device_sim.report import render
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import verify_bundle
 from edge_runtime.protocol.keys import SigningKey, digest
+from edge_runtime.protocol.plan import Plan
 
 RECIPES: Final[Mapping[str, Recipe]] = {
     "digits": Recipe(
-        rounds=20,
-        goal_share=0.5,
+        rounds=30,
+        goal_share=0.6,
         epochs=5,
         batch_size=10,
         learning_rate=0.3,
-        clipping_norm=8.0,
-        server_learning_rate=1.5,
+        clipping_norm=4.0,
+        server_learning_rate=2.0,
     ),
     "watch": Recipe(
         rounds=20,

@@ -1,4 +1,4 @@
-"""What a fleet, or the comparison after it, tells whoever started it: one JSON line an event, on its standard output."""
+"""What a fleet, and the comparison after it, tell whoever started them: a JSON line an event on standard output."""
 
 from __future__ import annotations
 

@@ -145,12 +145,12 @@ class Fleet:
             Unreachable: It did not come back in time.
         """
         self._enrol_all()
-        self._look_at_release(self._held_out[0])
+        self._look_at_release()
         evaluating = threading.Thread(target=self._evaluate_all, name="evaluate", daemon=True)
         evaluating.start()
         try:
             self._visit_until_done()
-            self._look_at_release(self._held_out[-1])
+            self._look_at_release()
         finally:
             self._to_evaluate.put(None)
             evaluating.join()
@@ -229,14 +229,18 @@ class Fleet:
 
     # --- held-out phones ----------------------------------------------------------------------------------------
 
-    def _look_at_release(self, phone: Phone) -> None:
-        """A held-out phone asks for the released model, fetches it, and has it evaluated."""
-        with self._client() as client:
-            driver = self._driver(phone, client)
+    def _look_at_release(self) -> None:
+        """Every held-out phone asks for the released model and fetches it, as an app does that only infers."""
+
+        def look(index: int) -> None:
+            driver = self._driver(self._held_out[index], client)
             released = driver.run(current_release(self._config.population, None))
             bundle = driver.run(fetch_bundle(released.bundle_sha256, self._config.roots, self._bundles))
             checkpoint = driver.run(fetch_checkpoint(released.checkpoint_sha256, bundle, self._config.roots))
-        self._wants_evaluation(bundle, checkpoint)
+            self._wants_evaluation(bundle, checkpoint)
+
+        with self._client() as client:
+            keep_appointments(len(self._held_out), look)
 
     def _wants_evaluation(self, bundle: Bundle, checkpoint: Checkpoint) -> None:
         with self._lock:

@@ -8,8 +8,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.protocol import wire
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
@@ -102,7 +100,7 @@ class Summary:
 
     rounds: int
     devices: int
-    """Devices that train."""
+    """Phones of the fleet: those that train, and those that are held out."""
     reports_counted: int
     accuracy_initial: float
     accuracy_final: float
@@ -118,8 +116,8 @@ class Summary:
 
 
 def write_history(history: History, path: Path) -> None:
-    """Write `history.json`: canonical, so that equal histories are equal files; `wire.decode(History, …)` reads it."""
-    path.write_bytes(wire.encode(history))
+    """Write `history.json`: sorted keys, so that equal histories are equal files."""
+    path.write_text(json.dumps(dataclasses.asdict(history), sort_keys=True, allow_nan=False), encoding="utf-8")
 
 
 def write_summary(summary: Summary, path: Path) -> None:

@@ -15,7 +15,7 @@ from edge_runtime.protocol.bundle import Features
 
 FEATURES: Final = Features(shape=(28, 28, 1), dtype="float32", low=0.0, high=1.0)
 CLASSES: Final = 10
-DEFAULT_DEVICES: Final = 125
+DEFAULT_DEVICES: Final = 100
 CONCENTRATION: Final = 0.3
 """The Dirichlet α: the smaller, the fewer classes on one device."""
 FEWEST_EXAMPLES: Final = 8
@@ -26,7 +26,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def load(devices: int | None, seed: int) -> Dataset:
-    """Spread the digits over `devices`, 125 if None; a fifth of them, rounded up, never trains.
+    """Spread the digits over `devices`, 100 if None; a fifth of them, rounded up, never trains.
 
     Raises:
         InvalidDeviceCount: Fewer than two devices, or too many for each to have `FEWEST_EXAMPLES`.

@@ -37,7 +37,9 @@ def page(history: History, summary: Summary) -> str:
             "</main>",
         )
     )
-    title = f"Edgewise: {percent(summary.accuracy_final)} accurate, learned on {counted(summary.devices, 'phone')}"
+    title = (
+        f"Edgewise: {percent(summary.accuracy_final)} accurate, learned on {counted(history.devices_training, 'phone')}"
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -59,7 +61,7 @@ def _header(history: History, summary: Summary) -> str:
         ("Final accuracy, on phones that never trained", percent(summary.accuracy_final)),
         ("Each phone alone, mean accuracy", percent(summary.accuracy_local_mean)),
         ("All data pooled, which federation avoids", percent(summary.accuracy_central)),
-        ("Training devices", number(summary.devices)),
+        ("Phones that trained", number(history.devices_training)),
         ("Reports counted", number(summary.reports_counted)),
         ("Sent up per report", byte_count(summary.bytes_up_per_report)),
         ("From start to finish", duration(summary.seconds)),
@@ -71,7 +73,7 @@ def _header(history: History, summary: Summary) -> str:
     return (
         f'<header class="top"><p class="eyebrow">Edgewise demo · dataset {escape(history.dataset)} · '
         f"model {escape(history.model)} · seed&nbsp;{history.seed}</p>"
-        f"<h1>{counted(summary.devices, 'phone')} taught one model and kept their data</h1>"
+        f"<h1>{counted(history.devices_training, 'phone')} taught one model and kept their data</h1>"
         f'<p class="lead">{lead}</p><dl class="tiles">{shown}</dl></header>'
     )
 

@@ -70,7 +70,7 @@ def test_one_seed_gives_one_dataset() -> None:
 
 def test_digits_uses_each_of_five_thousand_examples_once() -> None:
     dataset = loaded("digits", 1)
-    assert (len(dataset.training), len(dataset.held_out)) == (100, 25)
+    assert (len(dataset.training), len(dataset.held_out)) == (80, 20)
     everything = rows(dataset.training + dataset.held_out)
     assert len(everything) == 5000
     pixels, labels = digits._read()

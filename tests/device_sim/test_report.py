@@ -61,7 +61,7 @@ def rendered() -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        "72.5%", "35.0%", "93.0%", "136", "203.6\N{NO-BREAK SPACE}kB", "61.2\N{NO-BREAK SPACE}s", "Training devices",
+        "72.5%", "35.0%", "93.0%", "136", "203.6\N{NO-BREAK SPACE}kB", "61.2\N{NO-BREAK SPACE}s", "Phones that trained",
         "Accuracy by round", "Loss by round", "All data pooled (what federation avoids)", "Each phone alone (mean)",
         "Participants and dropouts by round", "network-lost", "Examples by device, and their class mix",
         "Each phone alone against the shared model", "One phone's day: phone-3", "selection-pending", "battery-low",
