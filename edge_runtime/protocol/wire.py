@@ -89,6 +89,8 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
     return value
 
 
@@ -110,6 +112,8 @@ def _built(kind: Any, tree: object, where: str) -> object:
         return _optional(kind, tree, where)
     if origin is tuple:
         return _sequence(kind, tree, where)
+    if origin is dict:
+        return _mapping(kind, tree, where)
     if dataclasses.is_dataclass(kind):
         return _object(kind, tree, where)
     return _scalar(kind, tree, where)
@@ -127,6 +131,15 @@ def _sequence(kind: Any, tree: object, where: str) -> object:
     if not isinstance(tree, list):
         raise Malformed(f"{where} is not a list")
     return tuple(_built(inner, item, f"{where}[{index}]") for index, item in enumerate(tree))
+
+
+def _mapping(kind: Any, tree: object, where: str) -> object:
+    _key, inner = typing.get_args(kind)
+    if not isinstance(tree, dict):
+        raise Malformed(f"{where} is not an object")
+    return {
+        _text(key, where): _built(inner, item, f"{where}[{key[:_QUOTED_CHARACTERS]!r}]") for key, item in tree.items()
+    }
 
 
 def _object(kind: Any, tree: object, where: str) -> object:

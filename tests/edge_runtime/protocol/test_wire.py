@@ -394,3 +394,21 @@ def test_an_answer_is_an_assignment_or_a_retry_window_and_not_both() -> None:
     for tree in ({**first, "retry": second["retry"]}, {**second, "retry": None}):
         with pytest.raises(Malformed, match="an assignment or a retry window"):
             wire.decode(CheckInAnswer, json.dumps(tree).encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    by_name: dict[str, int]
+
+
+@given(by_name=st.dictionaries(texts, st.integers(-(1 << 40), 1 << 40), max_size=5))
+def test_a_mapping_comes_back_as_it_was_sent(by_name: dict[str, int]) -> None:
+    assert wire.decode(Counted, wire.encode(Counted(by_name=by_name))) == Counted(by_name=by_name)
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"by_name":[]}', b'{"by_name":{"a":1.0}}', b'{"by_name":{"a":1,"a":1}}', b'{"by_name":{"\\ud800":1}}']
+)
+def test_a_wrong_mapping_is_malformed(raw: bytes) -> None:
+    with pytest.raises(Malformed):
+        wire.decode(Counted, raw)
