@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -93,6 +92,10 @@ PLAN = Plan(
     min_examples=1,
     time_limit_s=60.0,
 )
+
+
+class Crash(BaseException):
+    """Raised by a test inside the coordinator: its process died here."""
 
 
 @dataclass
@@ -262,8 +265,17 @@ def open_home(folder: Path, clock: Clock, token: str, **changes: Any) -> Iterato
         portal.wrap_async_context_manager(httpx.AsyncClient(transport=transport, base_url="http://home")) as client,
     ):
 
+        async def call(method: str, url: str, kwargs: dict[str, Any]) -> httpx.Response | Crash:
+            try:
+                return await client.request(method, url, **kwargs)
+            except Crash as crash:
+                return crash
+
         def request(method: str, url: str, **kwargs: Any) -> httpx.Response:
-            return portal.call(functools.partial(client.request, method, url, **kwargs))
+            answer: httpx.Response | Crash = portal.call(call, method, url, kwargs)
+            if isinstance(answer, Crash):
+                raise answer
+            return answer
 
         yield Home(app, clock, token, request)
 
