@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -49,7 +49,7 @@ from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Abandonment, Outcome
 from edge_runtime.protocol.report import REPORT_HEADER
-from edge_runtime.protocol.secure_sum.lanes import LaneVector, add_into
+from edge_runtime.protocol.secure_sum.lanes import sum_lanes
 
 _SUM_HEADER = struct.Struct("<16sI")
 """Group and chunk before the lanes of a partial sum, so that no two share a blob: deleting one harms no other."""
@@ -202,7 +202,7 @@ def add_chunk(session: Session, blobs: FolderBlobs, tenant: str, group_id: str, 
         .where(Report.group_id == group_id, Report.chunk == chunk)
         .order_by(col(Report.participation_id))
     ).all()
-    total = _sum(
+    total = sum_lanes(
         np.frombuffer(blobs.get(tenant, BlobKind.REPORT, sha256), dtype="<u4", offset=REPORT_HEADER.size)
         for sha256 in addresses
     )
@@ -242,7 +242,7 @@ def next_checkpoint(session: Session, blobs: FolderBlobs, key: SigningKey, round
         bundle_sha256=task.bundle_sha256,
         parameters=manifest.parameters,
     )
-    total = _sum(
+    total = sum_lanes(
         np.frombuffer(blobs.get(task.tenant, BlobKind.PARTIAL_SUM, sha256), dtype="<u4", offset=_SUM_HEADER.size)
         for sha256 in session.exec(
             select(PartialSum.sha256)
@@ -349,20 +349,3 @@ def _end_open_participations(session: Session, round_id: str, now: datetime) -> 
         participation.outcome = Outcome.DEADLINE_PASSED
         participation.ended_at = now
         session.add(participation)
-
-
-def _sum(vectors: Iterable[LaneVector]) -> LaneVector:
-    """Add lane vectors modulo 2^32, one in memory at a time.
-
-    Raises:
-        ValueError: There is none: an empty sum is never an update.
-    """
-    total: LaneVector | None = None
-    for vector in vectors:
-        if total is None:
-            total = vector.astype(np.uint32)
-        else:
-            add_into(total, vector)
-    if total is None:
-        raise ValueError("there is nothing to add up")
-    return total

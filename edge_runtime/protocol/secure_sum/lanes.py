@@ -7,6 +7,7 @@ each lane is at most s C + 1 in size, and n (s C + 1) <= R/2 - 1. Overflow is im
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,3 +139,20 @@ class Lanes:
 def add_into(total: LaneVector, lanes: LaneVector) -> None:
     """Add one report to a running sum, in place, modulo 2^32; order does not matter."""
     np.add(total, lanes, out=total)
+
+
+def sum_lanes(vectors: Iterable[LaneVector]) -> LaneVector:
+    """Add lane vectors modulo 2^32, one in memory at a time.
+
+    Raises:
+        ValueError: There is none: an empty sum is never an update.
+    """
+    total: LaneVector | None = None
+    for vector in vectors:
+        if total is None:
+            total = vector.astype(np.uint32)
+        else:
+            add_into(total, vector)
+    if total is None:
+        raise ValueError("there is nothing to add up")
+    return total

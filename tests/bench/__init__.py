@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside the limit of this machine, interleaved in one run. `make bench` writes `build/bench.json`."""
