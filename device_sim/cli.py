@@ -35,6 +35,9 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same final weights, bit for bit")] = 1,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report, the summary and the logs")] = Path("build/demo"),
+    exported: Annotated[
+        Path | None, typer.Option(help="Folder that `edgewise-export build` wrote, with tenant.key; skips exporting")
+    ] = None,
 ) -> None:
     """Export a model, start a coordinator and a fleet, train, and write a report.
 
@@ -58,7 +61,14 @@ def demo(
     if dataset not in RECIPES:
         _fail(f"there is no dataset {dataset!r}; choose one of {', '.join(RECIPES)}")
     options = DemoOptions(
-        dataset=dataset, model=model or MODELS[dataset], rounds=rounds, devices=devices, seed=seed, port=port, out=out
+        dataset=dataset,
+        model=model or MODELS[dataset],
+        rounds=rounds,
+        devices=devices,
+        seed=seed,
+        port=port,
+        out=out,
+        exported=exported,
     )
     try:
         runtime_name()

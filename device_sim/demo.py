@@ -68,6 +68,8 @@ class DemoOptions:
     seed: int
     port: int
     out: Path
+    exported: Path | None = None
+    """Folder with `bundle.ewb`, `checkpoint.ewc` and `tenant.key`; nothing is exported then."""
 
 
 class Watcher:
@@ -119,6 +121,7 @@ def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
     began = time.time()
     dataset = load(options.dataset, devices=options.devices, seed=options.seed)
     out = _fresh(options.out)
+    port = processes.free_port(options.port)
     watcher.stage("exporting the model")
     tenant_key = SigningKey(bytes.fromhex(_export(options, dataset, out)))
     bundle_raw, checkpoint_raw = (out / "bundle.ewb").read_bytes(), (out / "checkpoint.ewc").read_bytes()
@@ -126,7 +129,7 @@ def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
     recipe = _recipe(options)
     plan = plan_for(recipe, dataset.name, bundle.sha256, len(dataset.training))
     watcher.stage("starting the coordinator")
-    with _coordinator(options, out, tenant_key, watcher) as home:
+    with _coordinator(port, out, tenant_key, watcher) as home:
         first = home.operator.publish(dataset.name, bundle_raw, bundle.sha256, checkpoint_raw)
         home.operator.order_task(
             "demo",
@@ -189,6 +192,13 @@ _LEFT_BY_A_RUN: Final = (
 def _export(options: DemoOptions, dataset: Dataset, out: Path) -> str:
     """Make a tenant key, and export the model with it; the key in hex."""
     key_file, log = out / "tenant.key", out / "export.log"
+    if options.exported is not None:
+        try:
+            for name in ("bundle.ewb", "checkpoint.ewc", "tenant.key"):
+                shutil.copyfile(options.exported / name, out / name)
+        except OSError as problem:
+            raise CommandFailed(f"{options.exported} is not the folder of an exported model: {problem}") from problem
+        return key_file.read_text().strip()
     processes.run(python_module("model_export.cli", "keygen", str(key_file)), log)
     features = dataset.features
     processes.run(
@@ -219,7 +229,7 @@ class _Home:
 
 
 @contextlib.contextmanager
-def _coordinator(options: DemoOptions, out: Path, tenant_key: SigningKey, watcher: Watcher) -> Iterator[_Home]:
+def _coordinator(port: int, out: Path, tenant_key: SigningKey, watcher: Watcher) -> Iterator[_Home]:
     """Run a coordinator, started again whenever it dies, until the block ends."""
     folder, log = out / "coordinator", out / "coordinator.log"
     environment = {"EDGEWISE_DATA_DIR": str(folder)}
@@ -228,7 +238,6 @@ def _coordinator(options: DemoOptions, out: Path, tenant_key: SigningKey, watche
         log,
         environment,
     )
-    port = processes.free_port(options.port)
     command = python_module("coordinator.cli", "serve", f"--port={port}")
     token = (folder / "operator.token").read_text()
     key = SigningKey(bytes.fromhex((folder / "coordinator.key").read_text())).public.raw.hex()

@@ -1,0 +1,116 @@
+"""Simulated phones drop out, go silent and straggle at the rates of production, the same on every run."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from device_sim.appointments import keep_appointments
+from device_sim.behaviour import INTERRUPTIONS, STRAGGLE_S, Behaviour, behaviour, generator
+from device_sim.datasets import load
+from device_sim.events import Diary, Enrolled, Evaluated, Event, EventWriter, Participated, TrainedAlone, read_event
+from device_sim.fleet import phone_key, pooled
+from device_sim.programme import Recipe, plan_for
+
+RECIPE = Recipe(
+    rounds=3, goal_share=0.5, epochs=2, batch_size=5, learning_rate=0.1, clipping_norm=1.0, server_learning_rate=1.0
+)
+
+
+def drawn(seed: int) -> list[Behaviour]:
+    return [behaviour(generator(seed, 0, phone, number)) for phone in range(200) for number in range(50)]
+
+
+def test_dropouts_stragglers_and_silence_come_at_their_rates() -> None:
+    behaviours = drawn(1)
+    dropouts = [one for one in behaviours if one.dropout is not None or one.silent]
+    assert 0.06 < len(dropouts) / len(behaviours) < 0.10
+    assert 0.2 < sum(one.silent for one in dropouts) / len(dropouts) < 0.3
+    assert 0.035 < sum(one.straggle_s > 0 for one in behaviours) / len(behaviours) < 0.06
+    assert {one.dropout for one in dropouts} == {None, *INTERRUPTIONS}
+
+
+def test_a_phone_never_both_drops_out_and_straggles_or_speaks_and_is_silent() -> None:
+    for one in drawn(2):
+        assert not (one.dropout is not None and one.silent)
+        assert not ((one.dropout is not None or one.silent) and one.straggle_s)
+        assert one.straggle_s == 0 or STRAGGLE_S[0] <= one.straggle_s <= STRAGGLE_S[1]
+
+
+def test_the_same_seed_behaves_the_same_and_another_does_not() -> None:
+    assert drawn(3) == drawn(3)
+    assert drawn(3) != drawn(4)
+
+
+def test_phones_have_keys_of_their_own_from_the_seed() -> None:
+    keys = {phone_key(seed, index).raw for seed in range(3) for index in range(50)}
+    assert len(keys) == 150
+    assert phone_key(1, 7).raw == phone_key(1, 7).raw
+
+
+def test_every_phone_acts_again_until_it_is_done_and_never_twice_at_once() -> None:
+    left = [3, 1, 5, 2]
+    busy = [threading.Lock() for _ in left]
+
+    def act(index: int) -> float | None:
+        assert busy[index].acquire(blocking=False)
+        left[index] -= 1
+        busy[index].release()
+        return 0.0 if left[index] else None
+
+    keep_appointments(len(left), act)
+    assert left == [0, 0, 0, 0]
+
+
+def test_a_failing_phone_ends_the_fleet_with_its_error() -> None:
+    def act(index: int) -> float | None:
+        if index == 2:
+            raise ValueError("phone 2 broke")
+        return 3600.0
+
+    with pytest.raises(ValueError, match="phone 2 broke"):
+        keep_appointments(4, act)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Enrolled(3),
+        Evaluated(1, 0.5, 1.25),
+        Participated(2, "reported", 100, 200, True),
+        Diary(12.5, "waiting", "not-selected"),
+        TrainedAlone(4),
+    ],
+)
+def test_events_come_back_from_their_lines(event: Event) -> None:
+    lines: list[str] = []
+
+    class Stream:
+        def write(self, text: str) -> None:
+            lines.append(text)
+
+        def flush(self) -> None:
+            lines.append("")
+
+    EventWriter(Stream())(event)  # type: ignore[arg-type]
+    assert read_event("".join(lines)) == event
+
+
+@pytest.mark.parametrize("line", ["", "not json", "[]", "{}", '{"kind": "Other"}', '{"kind": "Enrolled", "cats": 1}'])
+def test_other_lines_are_no_events(line: str) -> None:
+    assert read_event(line) is None
+
+
+@pytest.mark.parametrize("phones", [1, 2, 5, 16, 80, 100])
+def test_a_plan_fits_any_size_of_fleet(phones: int) -> None:
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones)
+    assert 1 <= plan.min_reports <= plan.goal <= plan.max_participants == phones
+    assert 1 <= plan.expected_participants <= phones
+
+
+def test_pooled_examples_are_those_of_all_devices() -> None:
+    devices = load("digits", devices=10, seed=1).training
+    together = pooled(devices)
+    assert len(together) == sum(map(len, devices))
+    assert (together.x[: len(devices[0])] == devices[0].x).all()

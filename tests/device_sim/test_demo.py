@@ -1,0 +1,185 @@
+"""The demo as a newcomer runs it, small: real export, coordinator, fleet, report; killed, interrupted, mistaken."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from device_sim.demo import RECIPES
+from tests.workers import Workers
+
+SMALL = ("--devices=10", "--rounds=3", "--seed=5")
+PATIENCE_S = 100
+
+
+def demo(out: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "device_sim.cli", "demo", f"--out={out}", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+
+
+def finished(child: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = child.communicate(timeout=PATIENCE_S)
+    return child.returncode, out, err
+
+
+def processes_of(out: Path) -> list[psutil.Process]:
+    """Every process that was started for this demo's folder, the demo itself included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            named = " ".join(process.cmdline()) + process.environ().get("EDGEWISE_DATA_DIR", "")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if str(out) in named:
+            found.append(process)
+    return found
+
+
+def coordinator_of(out: Path) -> psutil.Process | None:
+    return next((one for one in processes_of(out) if "serve" in one.cmdline()), None)
+
+
+def wait_for(condition: Callable[[], Any], child: subprocess.Popen[str]) -> Any:
+    pause, limit = threading.Event(), time.monotonic() + PATIENCE_S
+    while time.monotonic() < limit and child.poll() is None:
+        found = condition()
+        if found:
+            return found
+        pause.wait(0.05)
+    raise AssertionError("the demo ended or stalled before it got there")
+
+
+def reports_held(out: Path) -> int:
+    address = f"file:{out / 'coordinator' / 'coordinator.sqlite'}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM reports").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def kill_in_the_middle(out: Path, child: subprocess.Popen[str]) -> None:
+    """kill -9 the coordinator while a round has some reports and not all."""
+    wait_for(lambda: reports_held(out), child)
+    coordinator = wait_for(lambda: coordinator_of(out), child)
+    coordinator.kill()
+
+
+@pytest.fixture(scope="module")
+def exported_digits(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    workers["tensorflow"].run("tests.exports:build_for_digits", folder, 5, RECIPES["digits"].batch_size)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(
+    exported_digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[Path, tuple[int, str, str]]]]:
+    """Two demos of one seed at the same time: one undisturbed, one whose coordinator is killed in the middle."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("undisturbed", "killed")}
+    children = {
+        "undisturbed": demo(folders["undisturbed"], *SMALL),
+        "killed": demo(folders["killed"], *SMALL, f"--exported={exported_digits}"),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        ends = {name: pool.submit(finished, child) for name, child in children.items()}
+        kill_in_the_middle(folders["killed"], children["killed"])
+        yield {name: (folders[name], ends[name].result()) for name in folders}
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def test_the_demo_ends_with_a_summary_and_a_report(runs: dict[str, tuple[Path, tuple[int, str, str]]]) -> None:
+    folder, (code, out, err) = runs["undisturbed"]
+    assert (code, err) == (0, "")
+    summary = summary_of(folder)
+    assert (summary["rounds"], summary["devices"]) == (3, 10)
+    assert summary["reports_counted"] >= 3 * 2
+    assert summary["bytes_up_per_report"] == 32 + 4 * (101_770 + 4)
+    assert summary["accuracy_final"] > summary["accuracy_initial"]
+    assert "<svg" in (folder / "report.html").read_text()
+    assert "report.html" in out
+    assert "accuracy, federated" in out
+
+
+def test_a_coordinator_killed_in_the_middle_changes_no_bit_of_the_weights(
+    runs: dict[str, tuple[Path, tuple[int, str, str]]],
+) -> None:
+    (undisturbed, _), (killed, (code, out, _err)) = runs["undisturbed"], runs["killed"]
+    assert code == 0
+    assert "the coordinator died (code -9); starting it again" in out
+    assert summary_of(killed)["final_weights_sha256"] == summary_of(undisturbed)["final_weights_sha256"]
+    assert summary_of(killed)["reports_counted"] == summary_of(undisturbed)["reports_counted"]
+
+
+def test_the_demo_leaves_no_process_behind(runs: dict[str, tuple[Path, tuple[int, str, str]]]) -> None:
+    assert [one.cmdline() for folder, _ in runs.values() for one in processes_of(folder)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(exported_digits: Path, tmp_path: Path, number: signal.Signals) -> None:
+    child = demo(tmp_path, *SMALL, f"--exported={exported_digits}")
+    wait_for(lambda: coordinator_of(tmp_path), child)
+    child.send_signal(number)
+    code, _out, err = finished(child)
+    assert (code, err.strip()) == (130, "edgewise-sim: stopped; nothing is left running")
+    assert processes_of(tmp_path) == []
+
+
+def one_line_error(*options: str, out: Path) -> str:
+    code, _out, err = finished(demo(out, *options))
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    return err.strip()
+
+
+def test_mistakes_are_said_in_one_line(tmp_path: Path) -> None:
+    import socket
+
+    assert "there is no dataset 'cats'; choose one of digits, watch" in one_line_error("--dataset=cats", out=tmp_path)
+    assert "20" in one_line_error("--dataset=watch", "--devices=7", out=tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "cannot be used" in one_line_error(out=tmp_path / "file" / "below")
+    assert "missing.py" in one_line_error("--model=missing.py:build", out=tmp_path / "model")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} is in use" in one_line_error(f"--port={port}", out=tmp_path / "port")
+
+
+def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from collections import namedtuple
+
+    from device_sim.demo import DemoOptions, Watcher, run_demo
+    from device_sim.processes import CommandFailed
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(1 << 40, 1 << 40, 3 << 20))
+    options = DemoOptions(
+        dataset="digits", model="zoo:mlp", rounds=1, devices=10, seed=1, port=0, out=tmp_path / "full"
+    )
+    with pytest.raises(CommandFailed, match="the disk has 3 MB free"):
+        run_demo(options, Watcher())
