@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from fastapi import FastAPI
 
-from coordinator.api import device, operator
+from coordinator.api import device, health, operator
 from coordinator.api.bell import Bell
 from coordinator.api.parts import Parts
 from coordinator.api.problems import answer_with_problems
@@ -78,12 +78,5 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     answer_with_problems(app)
     app.include_router(device.router)
     app.include_router(operator.router)
-
-    @app.get("/healthz", tags=["health"])
-    def healthz() -> dict[str, str]:
-        """The process answers and its database does too."""
-        with database.reading() as session:
-            session.connection().exec_driver_sql("SELECT 1")
-        return {"status": "ok"}
-
+    app.include_router(health.router)
     return app
