@@ -19,6 +19,7 @@ from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import Group, Report
 from edge_runtime.protocol.plan import Close
 from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.lanes import sum_lanes
 from tests.coordinator.histories import PHONES, SEAMS_OF_A_STEP, History, die_at_every_point, one_round, play
 
 _TEMPLATE: list[tuple[Path, str]] = []
@@ -114,8 +115,8 @@ def test_counting_a_report_twice_is_caught(made: tuple[Path, str], monkeypatch: 
     def all_of_the_group(session: Any, blobs: Any, tenant: str, group_id: str, chunk: int) -> bytes:
         everything = select(Report.sha256).where(Report.group_id == group_id)
         bodies = [blobs.get(tenant, BlobKind.REPORT, sha256) for sha256 in session.exec(everything).all()]
-        total = rounds._sum(np.frombuffer(body, "<u4", offset=32) for body in bodies)
-        return bytes(16) + chunk.to_bytes(4, "little") + total.tobytes()
+        total = sum_lanes(np.frombuffer(body, "<u4", offset=32) for body in bodies)
+        return b"".join([bytes(16), chunk.to_bytes(4, "little"), total.tobytes()])
 
     monkeypatch.setattr(rounds, "add_chunk", all_of_the_group)
     with pytest.raises(AssertionError, match="counted twice"):

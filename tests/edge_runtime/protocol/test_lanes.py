@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edge_runtime.privacy import clip, private_report
 from edge_runtime.protocol.errors import InvalidPlan, LanesOutOfRange, NonFiniteTraining, ReportLength
 from edge_runtime.protocol.report import REPORT_HEADER, lanes_of_report
-from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Lanes, LaneVector, add_into
+from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Lanes, LaneVector, add_into, sum_lanes
 from tests.vectors.make import PARTICIPATION, PLAN
 
 Array = npt.NDArray[Any]
@@ -258,3 +258,16 @@ def test_a_report_is_its_header_and_its_lanes() -> None:
     raw = private_report(PARTICIPATION, np.zeros(6, np.float32), PLAN, seeded())
     assert lanes_of_report(raw, PARTICIPATION, PLAN.lanes(), 6).tobytes() == raw[REPORT_HEADER.size :]
     assert REPORT_HEADER.size % 4 == 0
+
+
+def test_an_empty_sum_is_never_made() -> None:
+    with pytest.raises(ValueError, match="nothing to add up"):
+        sum_lanes([])
+
+
+@given(reports=st.lists(st.lists(st.integers(0, (1 << 32) - 1), min_size=3, max_size=3), min_size=1, max_size=9))
+def test_a_sum_is_that_of_whole_numbers_modulo_two_to_the_32(reports: list[list[int]]) -> None:
+    vectors = [np.asarray(report, np.uint32) for report in reports]
+    before = [vector.copy() for vector in vectors]
+    assert sum_lanes(vectors).tolist() == [sum(lane) % (1 << 32) for lane in zip(*reports, strict=True)]
+    assert all((vector == kept).all() for vector, kept in zip(vectors, before, strict=True)), "no report is changed"
