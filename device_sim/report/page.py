@@ -298,8 +298,8 @@ def _what_left(history: History, summary: Summary) -> str:
         "<li><strong>One delta per report</strong>: how the weights changed, clipped to a fixed length, rounded at "
         f"random to fixed-point integers, and signed. {byte_count(summary.bytes_up_per_report)} each, for every phone "
         "the same.</li>"
-        "<li><strong>Check-ins and reasons</strong>: that the phone is there, which runtime it has, and a code when it "
-        "could not finish, with the seconds it trained and the bytes it fetched.</li>"
+        "<li><strong>Check-ins and reasons</strong>: that the phone is there, which runtime it has, roughly how many "
+        "examples it holds, and a code when it could not finish.</li>"
         f"<li><strong>In total</strong> {byte_count(up)} up and {byte_count(down)} down, all phones and rounds.</li>"
         '</ul></div></div><div class="card below"><h3>What that does and does not protect</h3>'
         "<p>Here the summing mode is <code>plain</code> and the privacy <code>none</code>: the coordinator sees each "
