@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import subprocess  # nosec B404  (see device_sim.processes)
+import subprocess  # nosec B404
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping

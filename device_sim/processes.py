@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess  # nosec B404  (our own commands, with fixed arguments and no shell)
+import subprocess  # nosec B404
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -90,10 +90,11 @@ def visit(offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train) -> Se
         examples=bucketed(offer.examples),
     )
     answer = yield from ask(CHECK_IN_PATH, message, CheckInAnswer)
-    if answer.retry is not None:
-        return VisitEnd(reason=answer.retry.reason, after_s=answer.retry.after_s, spread_s=answer.retry.spread_s)
-    assert answer.assignment is not None
-    return (yield from _take_part(answer.assignment, offer, roots, bundles, train))
+    if answer.assignment is not None:
+        return (yield from _take_part(answer.assignment, offer, roots, bundles, train))
+    if answer.retry is None:
+        raise Malformed("the answer to a check-in is an assignment or a retry window")
+    return VisitEnd(reason=answer.retry.reason, after_s=answer.retry.after_s, spread_s=answer.retry.spread_s)
 
 
 def current_release(population: str, held_sha256: str | None) -> Session[Released]:

@@ -176,4 +176,6 @@ class TestServe:
 
 
 def test_a_password_in_a_database_address_stays_out_of_repr() -> None:
-    assert "hush" not in repr(Settings(database_url="postgresql://edgewise:hush@db/edgewise"))
+    assert "hush" not in repr(
+        Settings(database_url="postgresql://edgewise:hush@db/edgewise")
+    )  # pragma: allowlist secret

@@ -1,4 +1,4 @@
-"""Scan every file git tracks for secrets; any finding fails. Test fixtures mark theirs with `pragma: allowlist secret`."""
+"""Scan every file git tracks for secrets; any finding fails. Fixtures mark theirs with `pragma: allowlist secret`."""
 
 import subprocess
 import sys
