@@ -79,19 +79,21 @@ class Worker:
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_s):
             try:
-                while self.look() and not self._stopping.is_set():
-                    pass
-                self._tell_changes()
+                self.settle()
             except Exception:
                 # The database or the disk may come back: say so, and look again later.
                 _log.exception("a look at the open rounds failed")
                 self._stopping.wait(5.0)
 
-    def _tell_changes(self) -> None:
-        """Wake held check-ins once things have settled, not at every step."""
-        if self._news:
-            self._news = False
-            self._changed()
+    def settle(self) -> None:
+        """Look until nothing moves any more; then wake held check-ins, even if some round is in trouble."""
+        try:
+            while self.look() and not self._stopping.is_set():
+                pass
+        finally:
+            if self._news:
+                self._news = False
+                self._changed()
 
     def look(self) -> bool:
         """Move everything one step; whether anything moved.

@@ -167,8 +167,7 @@ class Home:
 
     def look(self) -> None:
         """Let the worker move everything as far as it goes."""
-        while self.app.state.worker.look():
-            pass
+        self.app.state.worker.settle()
 
     def operator(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.token}"}

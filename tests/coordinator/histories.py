@@ -305,19 +305,19 @@ def _act(history: History, rng: random.Random) -> None:
     points = rng.randrange(SEAMS_OF_A_STEP) if rng.random() < 0.2 else 1 << 30
     heard = rng.random() < 0.8
     chance = rng.random()
-    if chance < 0.35:
+    if chance < 0.3:
         history.check_in(number, anew=rng.random() < 0.1, points=points, heard=heard)
     elif chance < 0.65:
-        value = 1.0 if rng.random() < 0.9 else 0.5
-        history.report(number, points=points, heard=heard, value=value)
+        history.check_in(number, anew=False)
+        history.report(number, points=points, heard=heard, value=1.0 if rng.random() < 0.9 else 0.5)
     elif chance < 0.85:
         history.look(points)
-    elif chance < 0.92:
+    elif chance < 0.93:
         history.replay(rng.randrange(100), resigned=rng.random() < 0.7, points=points)
-    elif chance < 0.94:
+    elif chance < 0.95:
         history.give_up(number, points=points)
     elif chance < 0.97:
-        history.let_time_pass(rng.choice([1, 30, 120, 700]))
+        history.let_time_pass(rng.choice([1, 10, 30, 120]))
     else:
         history.restart()
 
