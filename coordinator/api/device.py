@@ -104,7 +104,7 @@ async def report(participation: str, request: Request, parts: PartsOf) -> Respon
             held = reports.check_acceptable(session, claim.keyid, participation, sha256)
         if held is not None:
             return held
-        reports.store_report(parts.blobs, expected, body)
+        reports.store_report(parts.blobs, expected, body, sha256)
         try:
             with parts.database.writing() as session:
                 return reports.record_report(session, claim.keyid, participation, sha256, len(body), parts.now())

@@ -112,10 +112,13 @@ def record_report(
     return _receipt(session, round_, report)
 
 
-def store_report(blobs: FolderBlobs, expected: Expected, raw: bytes) -> str:
-    """Check a body and make it durable; its SHA-256."""
+def store_report(blobs: FolderBlobs, expected: Expected, raw: bytes, verified_sha256: str) -> None:
+    """Check a body, whose digest was verified on its way in, and make it durable.
+
+    Raises: As `Expected.check` and `FolderBlobs.put`.
+    """
     expected.check(raw)
-    return blobs.put(expected.tenant, BlobKind.REPORT, raw)
+    blobs.put(expected.tenant, BlobKind.REPORT, raw, verified_sha256=verified_sha256)
 
 
 def drop_refused(blobs: FolderBlobs, expected: Expected, sha256: str, refusal: Refusal) -> None:

@@ -35,13 +35,16 @@ class FolderBlobs:
         self._folder = folder
         self._free_bytes_wanted = free_bytes_wanted
 
-    def put(self, tenant: str, kind: BlobKind, raw: bytes) -> str:
+    def put(self, tenant: str, kind: BlobKind, raw: bytes, *, verified_sha256: str | None = None) -> str:
         """Write a blob durably and return its SHA-256; writing it again repairs it at most.
+
+        Args:
+            verified_sha256: The digest, where the caller has just verified it; a second pass costs as much as writing.
 
         Raises:
             StorageFull: There is no room.
         """
-        sha256 = digest(raw).hex()
+        sha256 = verified_sha256 or digest(raw).hex()
         path = self.path(tenant, kind, sha256)
         if _holds(path, sha256):
             _sync_folder(path.parent)  # whoever wrote it may not have got so far

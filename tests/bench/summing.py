@@ -68,7 +68,7 @@ def _receive(folder: Path) -> Row:
         verify_request(claim, key.public, "PUT", "/x", now=0)
         verify_body(claim, hashlib.sha256(body).digest())
         blobs.path("bench", BlobKind.REPORT, address).unlink(missing_ok=True)
-        store_report(blobs, expected, body)
+        store_report(blobs, expected, body, address)
         np.add(total, np.frombuffer(body, "<u4", offset=REPORT_HEADER.size), out=total)
 
     def limit() -> None:

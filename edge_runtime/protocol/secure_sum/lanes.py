@@ -7,6 +7,7 @@ each lane is at most s C + 1 in size, and n (s C + 1) <= R/2 - 1. Overflow is im
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -89,16 +90,19 @@ class Lanes:
         Raises:
             LanesOutOfRange: A value is not finite, or beyond what an honest delta can hold.
         """
-        values = delta.astype(np.float64)
-        if not np.isfinite(values).all():
+        peak = float(np.abs(delta).max(initial=0.0))  # NaN if there is one anywhere
+        if not math.isfinite(peak):
             raise LanesOutOfRange("a value of the delta is not finite")
-        if values.size and np.abs(values).max() > self.clipping_norm * (1 + _FLOAT32_SLACK):
+        if peak > self.clipping_norm * (1 + _FLOAT32_SLACK):
             raise LanesOutOfRange("a value of the delta is beyond the clipping norm")
-        scaled = np.clip(values, -self.clipping_norm, self.clipping_norm) * self.scale
-        floor = np.floor(scaled)
-        rounded = floor + (rng.random(scaled.shape) < scaled - floor)
+        scaled = delta.astype(np.float64)
+        np.clip(scaled, -self.clipping_norm, self.clipping_norm, out=scaled)
+        scaled *= self.scale
+        rounded = np.floor(scaled)
+        scaled -= rounded
+        rounded += rng.random(scaled.shape) < scaled
         lanes = np.zeros(rounded.size + ZERO_LANES, dtype="<u4")
-        lanes[: rounded.size] = rounded.astype(np.int64).astype(np.uint32)
+        lanes[: rounded.size] = rounded.astype(np.int32).view(np.uint32)
         return lanes.tobytes()
 
     def unpack(self, packed: bytes | memoryview, parameters: int) -> LaneVector:
@@ -120,8 +124,8 @@ class Lanes:
         body, zeros = lanes[:-ZERO_LANES], lanes[-ZERO_LANES:]
         if zeros.any():
             raise LanesOutOfRange("the four zero lanes are not zero")
-        # Adding the bound modulo R moves honest lanes to 0 ... 2 bound, and every other one beyond.
-        if body.size and int((body + np.uint32(self.bound)).max()) > 2 * self.bound:
+        signed = body.view(np.int32)
+        if max(int(signed.max(initial=0)), -int(signed.min(initial=0))) > self.bound:
             raise LanesOutOfRange(f"a lane is outside ±{self.bound}")
 
     def open_sum(self, total: LaneVector) -> npt.NDArray[np.float64]:
