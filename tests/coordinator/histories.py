@@ -87,9 +87,9 @@ class Seams:
             self.point()
 
         def seamed(act: Callable[..., Any]) -> Callable[..., Any]:
-            def acting(*arguments: Any) -> Any:
+            def acting(*arguments: Any, **options: Any) -> Any:
                 self.point()
-                result = act(*arguments)
+                result = act(*arguments, **options)
                 self.point()
                 return result
 

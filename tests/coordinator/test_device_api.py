@@ -57,13 +57,6 @@ from tests.programme import (
 )
 
 
-@pytest.fixture
-def phone(home: Home) -> Phone:
-    """One enrolled phone, with a task that would take it."""
-    home.start_task(replace(PLAN, goal=1, min_reports=1), pool_size=1)
-    return home.phone(0)
-
-
 def counted(home: Home) -> int:
     with home.app.state.parts.database.reading() as session:
         return len(session.exec(select(Report)).all())
@@ -464,8 +457,8 @@ def test_a_report_that_lands_while_its_round_closes_is_refused_whole(
     (assignment,) = assigned(home, [phone])
     store = home.app.state.parts.blobs.put
 
-    def close_meanwhile(tenant: str, kind: BlobKind, raw: bytes) -> str:
-        address: str = store(tenant, kind, raw)
+    def close_meanwhile(tenant: str, kind: BlobKind, raw: bytes, *, verified_sha256: str) -> str:
+        address: str = store(tenant, kind, raw, verified_sha256=verified_sha256)
         home.clock.forward(101)
         home.look()
         return address
