@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from device_sim.demo import Watcher
@@ -25,30 +25,35 @@ class TerminalWatcher(Watcher):
 
     def stage(self, title: str) -> None:
         if self._console.is_terminal:
-            self._progress.update(self._bar("now", None), description=f"[bold]{title}")
+            self._progress.update(self._bar("now"), description=f"[bold]{title}")
         else:
             self._console.print(title)
 
     def enrolled(self, phones: int, of: int) -> None:
-        self._progress.update(self._bar("phones enrolled", of), completed=phones)
+        self._move("phones enrolled", phones, of)
 
     def round(self, number: int, of: int, resolved: int, chosen: int, accuracy: float | None) -> None:
         shown = "" if accuracy is None else f"accuracy {accuracy:.1%}"
-        self._progress.update(self._bar("rounds committed", of), completed=number, note=shown)
-        self._progress.update(self._bar("participants done", chosen), completed=resolved, total=chosen)
+        self._move("rounds committed", number, of, shown)
+        self._move("participants done", resolved, chosen)
         if not self._console.is_terminal and number > self._said_round:
             self._said_round = number
             self._console.print(f"round {number} of {of}  {shown}")
 
     def baselines(self, done: int, of: int) -> None:
-        self._progress.update(self._bar("trained alone", of), completed=done)
+        self._move("trained alone", done, of)
+        if done == of:
+            self.stage("training on all data pooled")
 
     def note(self, sentence: str) -> None:
         self._progress.console.print(sentence)
 
-    def _bar(self, name: str, total: int | None) -> TaskID:
+    def _move(self, name: str, done: int, of: int, note: str = "") -> None:
+        self._progress.update(self._bar(name), completed=done, total=of, count=f"{done}/{of}", note=note)
+
+    def _bar(self, name: str) -> TaskID:
         if name not in self._bars:
-            self._bars[name] = self._progress.add_task(name, total=total, note="")
+            self._bars[name] = self._progress.add_task(name, total=None, count="", note="")
         return self._bars[name]
 
 
@@ -58,7 +63,7 @@ def watching(console: Console) -> Iterator[TerminalWatcher]:
     columns = (
         TextColumn("{task.description:<32}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]:>9}"),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
