@@ -80,10 +80,9 @@ def as_other(home: Home, token: str, method: str, path: str, **kwargs: Any) -> h
 )
 def test_no_operator_endpoint_answers_without_a_valid_token(home: Home, headers: Any) -> None:
     for method, path in endpoints(home):
-        for content in (b"", b"{", b"{}"):
-            answer = home.request(method, f"/v1/operator{path}", headers=headers, content=content)
-            assert refusal(answer) == "operator-unauthorised", f"{method} {path}"
-            assert answer.headers["www-authenticate"] == "Bearer"
+        answer = home.request(method, f"/v1/operator{path}", headers=headers, content=b"{")
+        assert refusal(answer) == "operator-unauthorised", f"{method} {path}"
+        assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_a_token_is_kept_as_a_digest_alone(home: Home) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.protocol import wire
@@ -300,6 +300,7 @@ def _spots(tree: Any) -> list[Callable[[Any], None]]:
     return spots
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("message", MESSAGES, ids=[type(message).__name__ for message in MESSAGES])
 def test_a_changed_message_is_read_or_refused_and_never_breaks(message: object, data: st.DataObject) -> None:
@@ -314,6 +315,7 @@ def test_a_changed_message_is_read_or_refused_and_never_breaks(message: object, 
         assert wire.decode(type(message), wire.encode(answer)) == answer
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("message", MESSAGES, ids=[type(message).__name__ for message in MESSAGES])
 def test_changed_bytes_are_read_or_refused_and_never_break(message: object, data: st.DataObject) -> None:
