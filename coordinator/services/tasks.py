@@ -15,7 +15,7 @@ from coordinator.store.tables import CheckpointRow, Participation, Population, R
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, Malformed, NotFound
 from edge_runtime.protocol.keys import PublicKey
-from edge_runtime.protocol.plan import verify_plan
+from edge_runtime.protocol.plan import Plan, verify_plan
 from edge_runtime.protocol.reasons import Abandonment
 
 
@@ -77,9 +77,15 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     checkpoint = session.get(CheckpointRow, (tenant.name, order.checkpoint_sha256))
     if checkpoint is None or checkpoint.bundle_sha256 != plan.bundle_sha256:
         raise NotFound("there is no such checkpoint for the plan's bundle")
-    task = Task(
+    task = _new_task(order, plan, now)
+    session.add(task)
+    return task
+
+
+def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:
+    return Task(
         id=secrets.token_hex(16),
-        tenant=tenant.name,
+        tenant=plan.tenant,
         population=plan.population,
         name=order.name,
         state=TaskState.ACTIVE,
@@ -100,8 +106,6 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
         retry_reported_s=order.retry_reported_s,
         created_at=now,
     )
-    session.add(task)
-    return task
 
 
 def _is_order_of(task: Task, order: TaskOrder) -> bool:
