@@ -50,9 +50,10 @@ def demo(
     """
     from rich.console import Console
 
-    from device_sim.demo import RECIPES, DemoOptions, run_demo
+    from device_sim.demo import run_demo
     from device_sim.processes import CommandFailed, signals_as_interrupts
     from device_sim.programme import OperatorCallFailed
+    from device_sim.recipes import RECIPES, DemoOptions
     from device_sim.terminal import print_summary, watching
     from edge_runtime.interpreters import runtime_name
     from edge_runtime.protocol.errors import Refusal

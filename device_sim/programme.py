@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from device_sim.recipes import Recipe
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
 
@@ -16,20 +17,6 @@ TENANT = "demo"
 
 class OperatorCallFailed(Exception):
     """The coordinator refused an operator call; the text is what it said."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How a dataset is trained in the demo."""
-
-    rounds: int
-    goal_share: float
-    """Reports wanted, as a share of the training phones."""
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    clipping_norm: float
-    server_learning_rate: float
 
 
 OVER_SELECTION = 1.3

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from device_sim.demo import Watcher
 from device_sim.history import Summary
+from device_sim.watching import Watcher
 
 
 class TerminalWatcher(Watcher):
@@ -41,9 +41,7 @@ class TerminalWatcher(Watcher):
             self._console.print(f"round {number} of {of}  {shown}")
 
     def baselines(self, done: int, of: int) -> None:
-        self._move("trained alone", done, of)
-        if done == of:
-            self.stage("training on all data pooled")
+        self._move("trained alone, for comparison", done, of)
 
     def note(self, sentence: str) -> None:
         self._progress.console.print(sentence)

@@ -11,7 +11,8 @@ from device_sim.behaviour import INTERRUPTIONS, STRAGGLE_S, Behaviour, behaviour
 from device_sim.datasets import load
 from device_sim.events import Diary, Enrolled, Evaluated, Event, EventWriter, Participated, TrainedAlone, read_event
 from device_sim.fleet import phone_key, pooled
-from device_sim.programme import Recipe, plan_for
+from device_sim.programme import plan_for
+from device_sim.recipes import Recipe
 
 RECIPE = Recipe(
     rounds=3, goal_share=0.5, epochs=2, batch_size=5, learning_rate=0.1, clipping_norm=1.0, server_learning_rate=1.0

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from device_sim.demo import RECIPES
+from device_sim.recipes import RECIPES
 from tests.workers import Workers
 
 SMALL = ("--devices=10", "--rounds=3", "--seed=5")
@@ -173,8 +173,10 @@ def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch:
     import shutil
     from collections import namedtuple
 
-    from device_sim.demo import DemoOptions, Watcher, run_demo
+    from device_sim.demo import run_demo
     from device_sim.processes import CommandFailed
+    from device_sim.recipes import DemoOptions
+    from device_sim.watching import Watcher
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(1 << 40, 1 << 40, 3 << 20))

@@ -1,0 +1,65 @@
+"""What a demo is asked for, and how each dataset is trained in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a dataset is trained in the demo."""
+
+    rounds: int
+    goal_share: float
+    """Reports wanted, as a share of the training phones."""
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    clipping_norm: float
+    server_learning_rate: float
+
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "digits": Recipe(
+        rounds=30,
+        goal_share=0.6,
+        epochs=5,
+        batch_size=10,
+        learning_rate=0.3,
+        clipping_norm=4.0,
+        server_learning_rate=2.0,
+    ),
+    "watch": Recipe(
+        rounds=20,
+        goal_share=0.75,
+        epochs=3,
+        batch_size=20,
+        learning_rate=0.1,
+        clipping_norm=8.0,
+        server_learning_rate=1.3,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What the user asked for."""
+
+    dataset: str
+    model: str
+    rounds: int | None
+    devices: int | None
+    seed: int
+    port: int
+    out: Path
+    exported: Path | None = None
+    """Folder with `bundle.ewb`, `checkpoint.ewc` and `tenant.key`; nothing is exported then."""
+
+
+def recipe_for(options: DemoOptions) -> Recipe:
+    """The dataset's recipe, with the rounds that were asked for."""
+    recipe = RECIPES[options.dataset]
+    return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
