@@ -191,6 +191,20 @@ def test_every_operator_call_is_listed() -> None:
     }
 
 
+def test_every_option_of_the_demo_is_explained() -> None:
+    demo = getattr(get_command(device_sim.cli.app), "commands", {})["demo"]
+    options = {option for parameter in demo.params for option in parameter.opts}
+    assert set(codes(table("simulation.md", "option"))) == options - {"--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
+    folders = "|".join(("coordinator", "device_sim", "docs", "edge_runtime", "loadtest", "model_export", "tests"))
+    for name in _SPAN.findall(prose(page)):
+        if re.fullmatch(rf"(\.ci|{folders})/[a-z0-9_./]*", name):
+            assert (ROOT / name).exists(), f"{named(page)}: {name}"
+
+
 def test_every_path_and_the_worked_signature_are_the_frozen_ones() -> None:
     text = (DOCS / "protocol.md").read_text()
     vectors = ROOT / "tests" / "vectors" / "v1"
