@@ -46,7 +46,7 @@ class Heard:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Enrolled):
-            self.enrolled = event.phones
+            self.enrolled = max(self.enrolled, event.phones)  # told by many threads, in any order
         elif isinstance(event, Evaluated):
             self.evaluations[event.model_version] = event
         elif isinstance(event, Participated):

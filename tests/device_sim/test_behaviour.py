@@ -13,6 +13,7 @@ from device_sim.events import Diary, Enrolled, Evaluated, Event, EventWriter, Pa
 from device_sim.fleet import phone_key, pooled
 from device_sim.programme import plan_for
 from device_sim.recipes import Recipe
+from device_sim.watching import Heard
 
 RECIPE = Recipe(
     rounds=3, goal_share=0.5, epochs=2, batch_size=5, learning_rate=0.1, clipping_norm=1.0, server_learning_rate=1.0
@@ -115,3 +116,10 @@ def test_pooled_examples_are_those_of_all_devices() -> None:
     together = pooled(devices)
     assert len(together) == sum(map(len, devices))
     assert (together.x[: len(devices[0])] == devices[0].x).all()
+
+
+def test_enrolments_told_out_of_order_are_all_heard() -> None:
+    heard = Heard()
+    for phones in (1, 3, 2):
+        heard(Enrolled(phones))
+    assert heard.enrolled == 3
