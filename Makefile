@@ -6,7 +6,7 @@ STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt .ci/setup | cks
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench loadtest clean wheels
+.PHONY: help demo test check bench nightly loadtest clean wheels
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,13 +18,18 @@ demo: $(STAMP) ## a real model trains across simulated phones; ends with build/d
 	@$(BIN)/edgewise-sim demo $(ARGS)
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## lint, types, import directions, security, secrets, SBOM in build/
 	@.ci/check
 
 bench: $(STAMP) ## measure ours beside the limit; writes build/bench.json
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+nightly: $(STAMP) ## the long suites: 10,000 generated histories of exactly-once, in two processes (about an hour)
+	@$(BIN)/python -m tests.coordinator.histories --count 5000 --seed 0 & first=$$!; \
+	$(BIN)/python -m tests.coordinator.histories --count 5000 --seed 5000; second=$$?; \
+	wait $$first && exit $$second
 
 loadtest: $(STAMP) ## a 20 s locust swarm against a coordinator it starts; writes build/loadtest/verdict.json
 	@$(BIN)/edgewise-loadtest run $(ARGS)
