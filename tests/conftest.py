@@ -25,13 +25,6 @@ def _wants_workers(item: pytest.Item) -> bool:
     return "workers" in getattr(item, "fixturenames", ())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file, and all that needs the big runtimes, on one of several pytest processes (`-n`)."""
-    for item in items:
-        group = "runtimes" if _wants_workers(item) and "test_demo" not in item.nodeid else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let TensorFlow load while the first tests run, if any test of this only process will want it."""
     alone = "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly
