@@ -18,7 +18,7 @@ demo: $(STAMP) ## a real model trains across simulated phones; ends with build/d
 	@$(BIN)/edgewise-sim demo $(ARGS)
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## lint, types, import directions, security, secrets, SBOM in build/
 	@.ci/check

@@ -45,6 +45,7 @@ def init(
     tenant_key: Annotated[
         str, typer.Option(help="Its public key, 64 hex digits, as `edgewise-export keygen` prints it")
     ],
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the tenant's earlier operator tokens")] = False,
 ) -> None:
     """Make the database, the coordinator's key and an operator token. Running it again issues a new token."""
     from sqlalchemy.exc import SQLAlchemyError
@@ -67,6 +68,8 @@ def init(
         with database.writing() as session:
             catalogue.create_tenant(session, tenant, PublicKey(_tenant_key(tenant_key)), utc_now())
             session.flush()
+            if revoke:
+                catalogue.revoke_tokens(session, tenant)
             token = catalogue.issue_token(session, tenant, utc_now())
         database.close()
         _write_secret(settings.token_file(), token)

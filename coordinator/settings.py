@@ -18,10 +18,10 @@ class Settings(BaseSettings):
     blob_dir: Path | None = Field(None, description="Folder of the blobs; unset for `blobs` in the data folder.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on.")
-    hold_s: float = Field(20.0, ge=0, le=60, description="How long a check-in may be held open for an assignment.")
+    hold_s: float = Field(20.0, ge=0, le=45, description="How long a check-in may be held open for an assignment.")
     worker_interval_s: float = Field(0.1, gt=0, le=60, description="Seconds between two looks at open rounds.")
     chunk_reports: int = Field(16, ge=1, le=10_000, description="Reports added up in one step of the worker.")
-    free_disk_bytes: int = Field(64 << 20, ge=0, description="Reports are refused when less than this is free.")
+    free_disk_bytes: int = Field(64 << 20, ge=0, description="Blobs that would leave less than this free are refused.")
 
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'coordinator.sqlite'}"

@@ -32,6 +32,13 @@ def demo(
     devices: Annotated[
         int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 100, watch 20]")
     ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Passes over a phone's examples in a round [digits 5, watch 3]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1000, help="Of a phone's SGD [digits 0.3, watch 0.1; a third for your own model]"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same final weights, bit for bit")] = 1,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report, the summary and the logs")] = Path("build/demo"),
@@ -65,6 +72,8 @@ def demo(
         dataset=dataset,
         model=model or MODELS[dataset],
         rounds=rounds,
+        epochs=epochs,
+        learning_rate=learning_rate,
         devices=devices,
         seed=seed,
         port=port,

@@ -18,7 +18,7 @@ from device_sim.appointments import keep_appointments
 from device_sim.behaviour import behaviour, generator
 from device_sim.datasets import Dataset
 from device_sim.events import Diary, Enrolled, Evaluated, Event, Participated
-from edge_runtime.driver import Driver, Retries, Send, over_http
+from edge_runtime.driver import Driver, Retries, Send, over_http, time_limit
 from edge_runtime.examples import Examples
 from edge_runtime.interpreters import runtime_name
 from edge_runtime.model import Model, open_model
@@ -39,7 +39,7 @@ from edge_runtime.session.visit import (
     fetch_checkpoint,
     visit,
 )
-from edge_runtime.training import train
+from edge_runtime.training import Interrupted, Trained, train
 
 Result = TypeVar("Result")
 
@@ -202,16 +202,10 @@ class Fleet:
                 raise AppKilled
             if happens.dropout is not None:
                 return happens.dropout
-            trained = self._models.use(
-                work.bundle,
-                lambda model: train(
-                    model,
-                    work.checkpoint.weights,
-                    work.plan,
-                    phone.examples,
-                    generator(seed, _ORDER, phone.index, work.round),
-                ),
-            )
+            try:
+                trained = self._train(phone, work)
+            except Interrupted as interrupted:
+                return interrupted.outcome
             time.sleep(happens.straggle_s)
             self._note(
                 phone, "trained", f"{trained.steps} steps, loss {trained.loss_first:.2f} to {trained.loss_last:.2f}"
@@ -220,6 +214,15 @@ class Fleet:
             return private_report(work.participation, trained.delta, work.plan, rounding)
 
         return run_plan
+
+    def _train(self, phone: Phone, work: Work) -> Trained:
+        order = generator(self._config.seed, _ORDER, phone.index, work.round)
+
+        def act(model: Model) -> Trained:
+            stop = time_limit(work.plan.time_limit_s)
+            return train(model, work.checkpoint.weights, work.plan, phone.examples, order, stop=stop)
+
+        return self._models.use(work.bundle, act)
 
     def _return_delay(self, phone: Phone, end: VisitEnd) -> float:
         return (

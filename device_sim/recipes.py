@@ -55,11 +55,22 @@ class DemoOptions:
     seed: int
     port: int
     out: Path
+    epochs: int | None = None
+    learning_rate: float | None = None
     exported: Path | None = None
     """Folder with `bundle.ewb`, `checkpoint.ewc` and `tenant.key`; nothing is exported then."""
 
 
+TUNED_FOR: Final = "zoo:mlp"
+"""The model that the learning rates were chosen for; any other begins with a third of them."""
+
+
 def recipe_for(options: DemoOptions) -> Recipe:
-    """The dataset's recipe, with the rounds that were asked for."""
+    """The dataset's recipe, with what was asked for instead."""
     recipe = RECIPES[options.dataset]
-    return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
+    return replace(
+        recipe,
+        rounds=options.rounds or recipe.rounds,
+        epochs=options.epochs or recipe.epochs,
+        learning_rate=options.learning_rate or recipe.learning_rate / (1 if options.model == TUNED_FOR else 3),
+    )

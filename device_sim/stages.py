@@ -41,7 +41,7 @@ def export_model(options: DemoOptions, dataset: Dataset) -> SigningKey:
     if options.exported is not None:
         try:
             for name in ("bundle.ewb", "checkpoint.ewc", "tenant.key"):
-                shutil.copyfile(options.exported / name, out / name)
+                shutil.copy(options.exported / name, out / name)  # with its mode: the key stays its owner's
         except OSError as problem:
             raise CommandFailed(f"{options.exported} is not the folder of an exported model: {problem}") from problem
         return _key_in(key_file)

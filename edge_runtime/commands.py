@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import numpy as np
 import typer
 
-from edge_runtime.driver import Driver, Unreachable, http_client, over_http
+from edge_runtime.driver import Driver, Unreachable, http_client, over_http, time_limit
 from edge_runtime.examples import Examples
 from edge_runtime.identity import load_identity
 from edge_runtime.interpreters import runtime_name
@@ -19,9 +19,10 @@ from edge_runtime.model import open_model
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol.errors import InvalidExamples, Refusal
 from edge_runtime.protocol.keys import PublicKey, TrustRoots
+from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.session.enrol import Installation, enrol
 from edge_runtime.session.visit import Offer, VisitEnd, Work, visit
-from edge_runtime.training import train
+from edge_runtime.training import Interrupted, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,10 +79,13 @@ def visit_once(
 
 
 def _visit(driver: Driver, offer: Offer, roots: TrustRoots, rows: list[list[float]]) -> VisitEnd:
-    def run_plan(work: Work) -> bytes:
+    def run_plan(work: Work) -> bytes | Outcome:
         rng = np.random.default_rng()
-        local = _examples(rows, work)
-        trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, local, rng)
+        local, stop = _examples(rows, work), time_limit(work.plan.time_limit_s)
+        try:
+            trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, local, rng, stop=stop)
+        except Interrupted as interrupted:
+            return interrupted.outcome
         return private_report(work.participation, trained.delta, work.plan, rng)
 
     return driver.run(visit(offer, roots, {}, run_plan))

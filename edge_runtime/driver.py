@@ -14,6 +14,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Problem
 from edge_runtime.protocol.errors import ClockSkew, Malformed
 from edge_runtime.protocol.keys import SigningKey, device_id
+from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.signing import NONCE_BYTES, sign_request
 from edge_runtime.session import Request, Response, Session
 
@@ -127,6 +128,12 @@ class Driver:
             return False
         self.clock_offset_s = problem.server_time - int(self.clock())
         return True
+
+
+def time_limit(seconds: float, clock: Callable[[], float] = time.monotonic) -> Callable[[], Outcome | None]:
+    """What training asks before every step: `Outcome.TIME_LIMIT` once so many seconds have passed, else None."""
+    limit = clock() + seconds
+    return lambda: Outcome.TIME_LIMIT if clock() >= limit else None
 
 
 def over_http(client: httpx.Client) -> Send:

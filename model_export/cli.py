@@ -15,6 +15,7 @@ from edge_runtime.protocol.errors import Malformed, Refusal
 from edge_runtime.protocol.keys import PublicKey, digest
 from model_export import keyfile
 from model_export.errors import SUPPORTED, UnsupportedModel
+from model_export.load import load, where
 from model_export.spec import Exported, ExportSpec
 
 BUNDLE_FILE: Final = "bundle.ewb"
@@ -71,9 +72,9 @@ def build(
         spec = ExportSpec(
             name=name or model.rpartition(":")[2], features=features, class_names=names, batch_size=batch_size
         )
+        where(model)
         _quiet_tensorflow()
         from model_export.convert import export
-        from model_export.load import load
 
         exported = export(load(model, features.shape, len(names), seed), spec, key)
         _write(exported, out)

@@ -68,6 +68,12 @@ def export(model: keras.Model, spec: ExportSpec, key: SigningKey) -> Exported:
 
 
 def _check_interface(model: keras.Model, spec: ExportSpec) -> None:
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            raise unsupported(
+                f"the layer {layer.name!r} is a BatchNormalization, whose moving statistics no device reports; "
+                "set its trainable to False, or leave it out"
+            )
     expected = (None, *spec.features.shape)
     found = getattr(model, "input_shape", None)
     if not isinstance(found, tuple) or len(found) != len(expected) or found[1:] != expected[1:]:

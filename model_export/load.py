@@ -7,11 +7,26 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import keras
-
-from model_export import zoo
 from model_export.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    import keras
+
+
+def where(name: str) -> tuple[str, str]:
+    """Where a model comes from (`zoo` or a file) and the function's name; TensorFlow is not loaded for this.
+
+    Raises:
+        UnsupportedModel: The name names no model, or there is no such file.
+    """
+    place, separator, function_name = name.rpartition(":")
+    if not separator or not place or not function_name:
+        raise UnsupportedModel(f"{name!r} names no model; write zoo:mlp, zoo:cnn or path/file.py:function")
+    if place != "zoo" and not Path(place).is_file():
+        raise UnsupportedModel(f"there is no file {place}")
+    return place, function_name
 
 
 def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> keras.Model:
@@ -24,9 +39,9 @@ def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> ke
     Raises:
         UnsupportedModel: There is no such file or function, it fails, or it does not return a built Keras model.
     """
-    place, separator, function_name = name.rpartition(":")
-    if not separator or not place or not function_name:
-        raise UnsupportedModel(f"{name!r} names no model; write zoo:mlp, zoo:cnn or path/file.py:function")
+    import keras
+
+    place, function_name = where(name)
     function = _of_zoo(function_name) if place == "zoo" else _of_file(Path(place), function_name)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
@@ -43,6 +58,8 @@ def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> ke
 
 
 def _of_zoo(name: str) -> Callable[..., object]:
+    from model_export import zoo
+
     if name not in zoo.__all__:
         raise UnsupportedModel(f"the zoo has no {name!r}; it has {', '.join(zoo.__all__)}")
     function: Callable[..., object] = getattr(zoo, name)
@@ -50,8 +67,6 @@ def _of_zoo(name: str) -> Callable[..., object]:
 
 
 def _of_file(path: Path, name: str) -> Callable[..., object]:
-    if not path.is_file():
-        raise UnsupportedModel(f"there is no file {path}")
     function = getattr(_run(path), name, None)
     if not callable(function):
         raise UnsupportedModel(f"{path} has no function {name!r}")

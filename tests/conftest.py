@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.workers import Workers
 
@@ -23,6 +24,24 @@ _WORKERS = Workers()
 
 def _wants_workers(item: pytest.Item) -> bool:
     return "workers" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that need the big runtimes come first: they take longest, and share one process (`pytest -n`)."""
+    theirs = {item.path for item in items if _wants_workers(item)}
+    items.sort(key=lambda item: item.path not in theirs)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Give a file to one process, and all the files that come first to the same one."""
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    RUNTIMES = ("tests/model_export/", "tests/edge_runtime/test_", "tests/device_sim/test_demo.py")
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "runtimes" if nodeid.startswith(self.RUNTIMES) else nodeid.split("::")[0]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

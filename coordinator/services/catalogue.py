@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from datetime import datetime
 
-from sqlmodel import Session
+from sqlmodel import Session, col, delete
 
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.tables import BundleRow, CheckpointRow, OperatorToken, Population, Tenant
@@ -39,6 +39,11 @@ def issue_token(session: Session, tenant: str, now: datetime) -> str:
     token = f"ewop_{secrets.token_urlsafe(32)}"
     session.add(OperatorToken(token_sha256=_token_digest(token), tenant=tenant, created_at=now))
     return token
+
+
+def revoke_tokens(session: Session, tenant: str) -> None:
+    """Make every operator token of a tenant worthless."""
+    session.exec(delete(OperatorToken).where(col(OperatorToken.tenant) == tenant))
 
 
 def tenant_of_token(session: Session, token: str) -> Tenant:

@@ -11,9 +11,11 @@ from sqlmodel import Session, col, func, select
 from coordinator.core.rounds import OPEN_PHASES, Event, step
 from coordinator.core.tasks import TASK_STEPS, TaskEvent, TaskState
 from coordinator.services.rounds import abandon
-from coordinator.store.tables import CheckpointRow, Participation, Population, Report, Round, Task, Tenant
+from coordinator.store.tables import BundleRow, CheckpointRow, Participation, Population, Report, Round, Task, Tenant
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import is_name
-from edge_runtime.protocol.errors import Conflict, Malformed, NotFound
+from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NotFound
 from edge_runtime.protocol.keys import PublicKey
 from edge_runtime.protocol.plan import Plan, verify_plan
 from edge_runtime.protocol.reasons import Abandonment
@@ -58,7 +60,7 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     Raises:
         UntrustedDocument, InvalidPlan, Malformed: The plan is not the tenant's, or not a plan.
         NotFound: Its population or checkpoint does not exist.
-        Conflict: A task of this name exists with other content.
+        Conflict: A task of this name exists with other content, or the population works for another task.
     """
     if not is_name(order.name):
         raise Malformed(f"{order.name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
@@ -77,9 +79,29 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     checkpoint = session.get(CheckpointRow, (tenant.name, order.checkpoint_sha256))
     if checkpoint is None or checkpoint.bundle_sha256 != plan.bundle_sha256:
         raise NotFound("there is no such checkpoint for the plan's bundle")
+    _check_bundle(session, plan)
+    _check_alone(session, plan)
     task = _new_task(order, plan, now)
     session.add(task)
     return task
+
+
+def _check_bundle(session: Session, plan: Plan) -> None:
+    bundle = session.get_one(BundleRow, (plan.tenant, plan.bundle_sha256))
+    largest = wire.decode(Manifest, bundle.manifest).batch_size
+    if plan.batch_size > largest:
+        raise InvalidPlan(f"the plan's batches of {plan.batch_size} do not fit a graph for {largest}")
+
+
+def _check_alone(session: Session, plan: Plan) -> None:
+    """A population works for one task at a time: two would take each other's devices."""
+    other = session.exec(
+        select(Task.name).where(
+            Task.tenant == plan.tenant, Task.population == plan.population, Task.state == TaskState.ACTIVE
+        )
+    ).first()
+    if other is not None:
+        raise Conflict(f"the population {plan.population!r} works for the task {other!r}; wait for it, or cancel it")
 
 
 def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:

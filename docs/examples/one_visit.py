@@ -2,7 +2,6 @@
 
 import secrets
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from edge_runtime import (
     train,
     visit,
 )
+from edge_runtime.driver import time_limit
 from edge_runtime.identity import load_identity
 from edge_runtime.interpreters import runtime_name
 from edge_runtime.protocol.keys import PublicKey
@@ -41,11 +41,7 @@ examples = Examples(x=rng.random((40, 28, 28, 1), np.float32), y=rng.integers(0,
 
 def run_plan(work: Work) -> bytes | Outcome:
     """Train and make the report. Plan, bundle and checkpoint were verified before this is called."""
-    limit = time.monotonic() + work.plan.time_limit_s
-
-    def stop() -> Outcome | None:
-        return Outcome.TIME_LIMIT if time.monotonic() > limit else None  # ask battery, power and network here too
-
+    stop = time_limit(work.plan.time_limit_s)  # ask battery, power and network here too
     try:
         trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, examples, rng, stop=stop)
     except Interrupted as interrupted:

@@ -26,6 +26,7 @@ from tests.programme import (
     PLAN,
     POPULATION,
     START,
+    TENANT,
     TENANT_KEY,
     Home,
     replace,
@@ -417,3 +418,25 @@ def test_the_description_names_every_field_of_an_order(home: Home) -> None:
 
 def test_health_is_answered_without_a_token(home: Home) -> None:
     assert home.request("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_a_population_works_for_one_task_at_a_time(home: Home) -> None:
+    home.start_task()
+    second = home.order(checkpoint_sha256=home.publish(), name="other")
+    assert refusal(home.operator("POST", "/tasks", json=second)) == "conflict"
+    home.operator("POST", "/tasks/words/cancel").raise_for_status()
+    assert home.operator("POST", "/tasks", json=second).json()["state"] == "active"
+
+
+def test_a_plan_whose_batch_the_graph_cannot_hold_is_refused(home: Home) -> None:
+    order = home.order(replace(PLAN, batch_size=MANIFEST.batch_size + 1), checkpoint_sha256=home.publish())
+    assert refusal(home.operator("POST", "/tasks", json=order)) == "invalid-plan"
+
+
+def test_revoked_tokens_open_nothing(home: Home) -> None:
+    with home.app.state.parts.database.writing() as session:
+        catalogue.revoke_tokens(session, TENANT)
+        fresh = catalogue.issue_token(session, TENANT, home.clock())
+    assert refusal(home.operator("GET", "/tasks/words")) == "operator-unauthorised"
+    home.token = fresh
+    assert refusal(home.operator("GET", "/tasks/words")) == "not-found"

@@ -274,7 +274,9 @@ def test_a_round_in_trouble_does_not_hold_up_another(home: Home, monkeypatch: py
     phones, assignments = first_round(home)
     for phone, assignment in zip(phones, assignments, strict=True):
         send_report(home, phone, assignment)
-    home.operator("POST", "/tasks", json={**home.order(), "name": "second", "checkpoint_sha256": home.publish()})
+    home.operator("PUT", "/populations/other").raise_for_status()
+    order = home.order(replace(PLAN, population="other"), name="second", checkpoint_sha256=home.publish())
+    home.operator("POST", "/tasks", json=order).raise_for_status()
     trouble = home.app.state.worker._add_up
 
     def only_the_first(round_: Round, now: datetime) -> bool:

@@ -22,7 +22,7 @@ import pytest
 from device_sim.recipes import RECIPES
 from tests.workers import Workers
 
-SMALL = ("--devices=10", "--rounds=3", "--seed=5")
+SMALL = ("--devices=8", "--rounds=2", "--seed=5")
 PATIENCE_S = 100
 
 
@@ -116,8 +116,8 @@ def test_the_demo_ends_with_a_summary_and_a_report(runs: dict[str, tuple[Path, t
     folder, (code, out, err) = runs["undisturbed"]
     assert (code, err) == (0, "")
     summary = summary_of(folder)
-    assert (summary["rounds"], summary["devices"]) == (3, 10)
-    assert summary["reports_counted"] >= 3 * 2
+    assert (summary["rounds"], summary["devices"]) == (2, 8)
+    assert summary["reports_counted"] >= 2
     assert summary["bytes_up_per_report"] == 32 + 4 * (101_770 + 4)
     assert summary["accuracy_final"] > summary["accuracy_initial"]
     assert "<svg" in (folder / "report.html").read_text()

@@ -8,11 +8,12 @@ from collections.abc import Generator, Iterator
 import httpx
 import pytest
 
-from edge_runtime.driver import Driver, Retries, Unreachable, http_client, over_http
+from edge_runtime.driver import Driver, Retries, Unreachable, http_client, over_http, time_limit
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Problem
 from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.keys import SigningKey, device_id, digest
+from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.signing import claimed, verify_request
 from edge_runtime.session import Request, Response, Session
 
@@ -244,3 +245,9 @@ def test_the_environment_names_no_proxy_for_us(monkeypatch: pytest.MonkeyPatch) 
     with http_client("http://127.0.0.1:9") as http:
         assert http.trust_env is False
         assert (http.timeout.connect, http.timeout.read) == (10.0, 60.0)
+
+
+def test_the_time_limit_of_a_plan_stops_training_once_it_has_passed() -> None:
+    clock = iter([100.0, 100.0, 159.9, 160.0, 500.0])
+    stop = time_limit(60.0, lambda: next(clock))
+    assert [stop(), stop(), stop(), stop()] == [None, None, Outcome.TIME_LIMIT, Outcome.TIME_LIMIT]

@@ -96,6 +96,7 @@ def refused(name: str) -> None:
         ),
         "depthwise": lambda: layers.Dense(CLASSES)(layers.Flatten()(layers.DepthwiseConv2D(3, name="deep")(image))),
         "elu": lambda: layers.Dense(CLASSES)(layers.Dense(4, activation="elu", name="smooth")(flat)),
+        "normed": lambda: layers.Dense(CLASSES)(layers.BatchNormalization(name="steady")(flat)),
         "outputs": lambda: layers.Dense(CLASSES + 1)(flat),
         "untrainable": lambda: layers.Dense(CLASSES, trainable=False)(flat),
     }

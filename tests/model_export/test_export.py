@@ -88,6 +88,7 @@ def test_a_larger_file_is_little_more_than_its_weights(workers: Workers) -> None
         ("grouped", "Conv2D"),
         ("depthwise", "deep"),
         ("elu", "smooth"),
+        ("normed", "'steady' is a BatchNormalization"),
         ("outputs", r"outputs of shape \(None, 5\)"),
         ("untrainable", "no trainable weights"),
     ],
