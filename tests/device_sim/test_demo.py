@@ -22,7 +22,7 @@ import pytest
 from device_sim.recipes import RECIPES
 from tests.workers import Workers
 
-SMALL = ("--devices=8", "--rounds=2", "--seed=5")
+SMALL = ("--devices=8", "--rounds=2", "--epochs=1", "--seed=5")
 PATIENCE_S = 100
 
 
@@ -139,13 +139,17 @@ def test_the_demo_leaves_no_process_behind(runs: dict[str, tuple[Path, tuple[int
     assert [one.cmdline() for folder, _ in runs.values() for one in processes_of(folder)] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything(exported_digits: Path, tmp_path: Path, number: signal.Signals) -> None:
-    child = demo(tmp_path, *SMALL, f"--exported={exported_digits}")
-    wait_for(lambda: coordinator_of(tmp_path), child)
-    child.send_signal(number)
-    code, _out, err = finished(child)
-    assert (code, err.strip()) == (130, "edgewise-sim: stopped; nothing is left running")
+def test_a_signal_stops_everything(exported_digits: Path, tmp_path: Path) -> None:
+    children = {
+        number: demo(tmp_path / number.name, *SMALL, f"--exported={exported_digits}")
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    for number, child in children.items():
+        wait_for(lambda out=tmp_path / number.name: coordinator_of(out), child)  # type: ignore[misc]
+        child.send_signal(number)
+    for child in children.values():
+        code, _out, err = finished(child)
+        assert (code, err.strip()) == (130, "edgewise-sim: stopped; nothing is left running")
     assert processes_of(tmp_path) == []
 
 
