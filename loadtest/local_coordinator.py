@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess  # nosec B404
 import tempfile
 import time
@@ -31,6 +32,7 @@ def start_coordinator(children: Children, port: int, log: Path) -> tuple[Target,
     Raises:
         SetUpError: It did not start; the sentence is its own.
     """
+    _check_port(port)
     with children.held():
         folder = Path(children.stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-loadtest-")))
     tenant_key = SigningKey(os.urandom(32))
@@ -48,6 +50,14 @@ def start_coordinator(children: Children, port: int, log: Path) -> tuple[Target,
     url = said.wait(serving, words, _LISTENING)
     token = (home / "operator.token").read_text().strip()
     return Target(url, TENANT, token, tenant_key, PublicKey(bytes.fromhex(key))), serving.pid
+
+
+def _check_port(port: int) -> None:
+    """Say at once that a port is taken, before a coordinator is made for nothing."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        raise SetUpError(f"port {port} is in use; stop what uses it, or choose another with --port (0: any)") from None
 
 
 class _Said:
