@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_runtime.protocol.bundle import Features
@@ -39,17 +38,3 @@ def build(name: str) -> Exported:
     from model_export.convert import export
 
     return export(model(name), spec_for(name), TENANT_KEY)
-
-
-def build_for_digits(folder: Path, seed: int, batch_size: int) -> None:
-    """Write what `edgewise-export build zoo:mlp` writes for the digits into a folder, with the tenant key."""
-    from model_export.convert import export
-    from model_export.load import load
-
-    features = Features(shape=(28, 28, 1), dtype="float32", low=0.0, high=1.0)
-    class_names = tuple(str(label) for label in range(10))
-    spec = ExportSpec(name="mlp", features=features, class_names=class_names, batch_size=batch_size)
-    made = export(load("zoo:mlp", features.shape, len(class_names), seed), spec, TENANT_KEY)
-    (folder / "bundle.ewb").write_bytes(made.bundle)
-    (folder / "checkpoint.ewc").write_bytes(made.checkpoint)
-    (folder / "tenant.key").write_text(TENANT_KEY.raw.hex())

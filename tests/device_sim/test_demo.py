@@ -11,18 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from device_sim.recipes import RECIPES
 from tests.workers import Workers
 
-SMALL = ("--devices=8", "--rounds=2", "--epochs=1", "--seed=5")
+DEVICES, ROUNDS, SEED = 8, 2, 5
+SMALL = (f"--devices={DEVICES}", f"--rounds={ROUNDS}", "--epochs=1", f"--seed={SEED}")
 PATIENCE_S = 100
 
 
@@ -84,64 +84,58 @@ def kill_in_the_middle(out: Path, child: subprocess.Popen[str]) -> None:
     coordinator.kill()
 
 
-@pytest.fixture(scope="module")
-def exported_digits(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    workers["tensorflow"].run("tests.exports:build_for_digits", folder, 5, RECIPES["digits"].batch_size)
-    return folder
+@dataclass(frozen=True)
+class Run:
+    """A whole demo whose coordinator was killed in the middle."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return found
 
 
 @pytest.fixture(scope="module")
-def runs(
-    exported_digits: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, tuple[Path, tuple[int, str, str]]]]:
-    """Two demos of one seed at the same time: one undisturbed, one whose coordinator is killed in the middle."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("undisturbed", "killed")}
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("demo")
+    child = demo(folder, *SMALL)
+    kill_in_the_middle(folder, child)
+    return Run(folder, *finished(child))
+
+
+def test_the_demo_ends_with_a_summary_and_a_report(run: Run) -> None:
+    assert (run.code, run.err) == (0, "")
+    assert (run.summary["rounds"], run.summary["devices"]) == (ROUNDS, DEVICES)
+    assert run.summary["reports_counted"] >= ROUNDS
+    assert run.summary["bytes_up_per_report"] == 32 + 4 * (101_770 + 4)
+    assert run.summary["accuracy_final"] > run.summary["accuracy_initial"]
+    assert "<svg" in (run.folder / "report.html").read_text()
+    assert "report.html" in run.out
+    assert "accuracy, federated" in run.out
+
+
+def test_through_a_killed_coordinator_the_weights_are_those_of_plain_arithmetic(run: Run, workers: Workers) -> None:
+    assert "the coordinator died (code -9); starting it again" in run.out
+    expected = workers["litert"].run("tests.device_sim.oracle:final_weights_sha256", run.folder, DEVICES, ROUNDS, SEED)
+    assert run.summary["final_weights_sha256"] == expected
+
+
+def test_another_seed_gives_other_weights(run: Run, workers: Workers) -> None:
+    other = workers["litert"].run("tests.device_sim.oracle:final_weights_sha256", run.folder, DEVICES, 1, SEED + 1)
+    assert run.summary["final_weights_sha256"] != other
+
+
+def test_the_demo_leaves_no_process_behind(run: Run) -> None:
+    assert [one.cmdline() for one in processes_of(run.folder)] == []
+
+
+def test_a_signal_stops_everything(run: Run, tmp_path: Path) -> None:
     children = {
-        "undisturbed": demo(folders["undisturbed"], *SMALL),
-        "killed": demo(folders["killed"], *SMALL, f"--exported={exported_digits}"),
-    }
-    with ThreadPoolExecutor(2) as pool:
-        ends = {name: pool.submit(finished, child) for name, child in children.items()}
-        kill_in_the_middle(folders["killed"], children["killed"])
-        yield {name: (folders[name], ends[name].result()) for name in folders}
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
-
-
-def test_the_demo_ends_with_a_summary_and_a_report(runs: dict[str, tuple[Path, tuple[int, str, str]]]) -> None:
-    folder, (code, out, err) = runs["undisturbed"]
-    assert (code, err) == (0, "")
-    summary = summary_of(folder)
-    assert (summary["rounds"], summary["devices"]) == (2, 8)
-    assert summary["reports_counted"] >= 2
-    assert summary["bytes_up_per_report"] == 32 + 4 * (101_770 + 4)
-    assert summary["accuracy_final"] > summary["accuracy_initial"]
-    assert "<svg" in (folder / "report.html").read_text()
-    assert "report.html" in out
-    assert "accuracy, federated" in out
-
-
-def test_a_coordinator_killed_in_the_middle_changes_no_bit_of_the_weights(
-    runs: dict[str, tuple[Path, tuple[int, str, str]]],
-) -> None:
-    (undisturbed, _), (killed, (code, out, _err)) = runs["undisturbed"], runs["killed"]
-    assert code == 0
-    assert "the coordinator died (code -9); starting it again" in out
-    assert summary_of(killed)["final_weights_sha256"] == summary_of(undisturbed)["final_weights_sha256"]
-    assert summary_of(killed)["reports_counted"] == summary_of(undisturbed)["reports_counted"]
-
-
-def test_the_demo_leaves_no_process_behind(runs: dict[str, tuple[Path, tuple[int, str, str]]]) -> None:
-    assert [one.cmdline() for folder, _ in runs.values() for one in processes_of(folder)] == []
-
-
-def test_a_signal_stops_everything(exported_digits: Path, tmp_path: Path) -> None:
-    children = {
-        number: demo(tmp_path / number.name, *SMALL, f"--exported={exported_digits}")
+        number: demo(tmp_path / number.name, *SMALL, f"--exported={run.folder}")
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     for number, child in children.items():

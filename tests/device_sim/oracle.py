@@ -1,0 +1,79 @@
+"""The demo's federated averaging once more, without HTTP, lanes, coordinator or clock: what the real one must equal.
+
+It shares the interpreter's training and the simulator's draws with the product, and nothing after them: selection,
+clipping, rounding, summing (in 64-bit integers, without a modulus) and the update are written out from their formulas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from device_sim.behaviour import behaviour, generator
+from device_sim.datasets import load
+from device_sim.fleet import phone_key
+from device_sim.recipes import RECIPES
+from edge_runtime.model import open_model
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import verify_bundle
+from edge_runtime.protocol.keys import SigningKey
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.training import train
+
+CHECKPOINT_HEADER_BYTES, SIGNATURE_BYTES = 56, 64
+Vector = np.ndarray[Any, Any]
+
+
+def final_weights_sha256(folder: Path, devices: int, rounds: int, seed: int) -> str:
+    """The digest that a demo of the digits must end with, from the bundle, first checkpoint and plan in its folder."""
+    dataset = load("digits", devices=devices, seed=seed)
+    key = SigningKey(bytes.fromhex((folder / "tenant.key").read_text().strip())).public
+    raw = (folder / "bundle.ewb").read_bytes()
+    model = open_model(verify_bundle(raw, hashlib.sha256(raw).hexdigest(), key))
+    first = (folder / "checkpoint.ewc").read_bytes()[CHECKPOINT_HEADER_BYTES:-SIGNATURE_BYTES]
+    weights: Vector = np.frombuffer(first, "<f4").astype(np.float32)
+    plan = wire.decode(Plan, (folder / "plan.json").read_bytes())
+    rate = RECIPES["digits"].server_learning_rate / plan.expected_participants
+    for number in range(1, rounds + 1):
+        total = np.zeros(weights.size, np.int64)
+        for phone in chosen(seed, number, len(dataset.training), plan):
+            happens = behaviour(generator(seed, 0, phone, number))
+            if happens.dropout is None and not happens.silent:
+                order = generator(seed, 1, phone, number)
+                delta = train(model, weights, plan, dataset.training[phone], order).delta
+                total += rounded(delta, plan, generator(seed, 2, phone, number))
+        weights = (weights.astype(np.float64) + total / scale(plan) * rate).astype(np.float32)
+    return hashlib.sha256(weights.astype("<f4").tobytes()).hexdigest()
+
+
+def chosen(seed: int, number: int, phones: int, plan: Plan) -> list[int]:
+    """The phones with the smallest HMACs under the round's seed."""
+    task_seed = hashlib.sha256(f"edgewise/demo/{seed}".encode()).digest()
+    round_seed = hmac.new(task_seed, b"edgewise/round/v1\0" + number.to_bytes(8, "big"), "sha256").digest()
+
+    def rank(phone: int) -> bytes:
+        public = phone_key(seed, phone).public.raw
+        device = hashlib.sha256(b"edgewise/device/v1\0demo\0" + public).hexdigest()[:32]
+        return hmac.new(round_seed, device.encode(), "sha256").digest()
+
+    return sorted(range(phones), key=rank)[: min(plan.max_participants, math.ceil(plan.goal * 1.3))]
+
+
+def scale(plan: Plan) -> float:
+    """s = (2^(b-1) - 1 - n) / (n C)."""
+    return (2 ** (plan.lane_bits - 1) - 1 - plan.max_participants) / (plan.max_participants * plan.clipping_norm)
+
+
+def rounded(delta: Vector, plan: Plan, rng: np.random.Generator) -> Vector:
+    """Clip to the plan's norm, scale, and round up with the probability of the fraction."""
+    norm = float(np.linalg.norm(delta.astype(np.float64)))
+    if norm > plan.clipping_norm:
+        delta = (delta.astype(np.float64) * (plan.clipping_norm / norm)).astype(np.float32)
+    scaled = delta.astype(np.float64) * scale(plan)
+    whole = np.floor(scaled)
+    return (whole + (rng.random(scaled.shape) < scaled - whole)).astype(np.int64)
