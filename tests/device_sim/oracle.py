@@ -66,7 +66,7 @@ def chosen(seed: int, number: int, phones: int, plan: Plan) -> list[int]:
 
 def scale(plan: Plan) -> float:
     """s = (2^(b-1) - 1 - n) / (n C)."""
-    return (2 ** (plan.lane_bits - 1) - 1 - plan.max_participants) / (plan.max_participants * plan.clipping_norm)
+    return ((1 << (plan.lane_bits - 1)) - 1 - plan.max_participants) / (plan.max_participants * plan.clipping_norm)
 
 
 def rounded(delta: Vector, plan: Plan, rng: np.random.Generator) -> Vector:
@@ -76,4 +76,5 @@ def rounded(delta: Vector, plan: Plan, rng: np.random.Generator) -> Vector:
         delta = (delta.astype(np.float64) * (plan.clipping_norm / norm)).astype(np.float32)
     scaled = delta.astype(np.float64) * scale(plan)
     whole = np.floor(scaled)
-    return (whole + (rng.random(scaled.shape) < scaled - whole)).astype(np.int64)
+    lanes: Vector = (whole + (rng.random(scaled.shape) < scaled - whole)).astype(np.int64)
+    return lanes
