@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -82,20 +81,6 @@ class TaskView(Body):
     rounds_committed: int
     rounds_wanted: int
     created_at: datetime
-
-
-class RoundView(Body):
-    number: int
-    phase: str
-    abandonment: str | None
-    checkpoint_sha256: str
-    result_sha256: str | None
-    chosen: int
-    reports: int
-    report_body_bytes: int
-    outcomes: dict[str, int]
-    opened_at: datetime
-    closed_at: datetime | None
 
 
 class CheckpointView(Body):
@@ -204,11 +189,10 @@ def get_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
 
 
 @router.get("/tasks/{name}/rounds")
-def get_rounds(name: str, tenant: TenantOf, parts: PartsOf, after: After = 0) -> list[RoundView]:
+def get_rounds(name: str, tenant: TenantOf, parts: PartsOf, after: After = 0) -> list[tasks.RoundView]:
     """The rounds of a task with a number above `after`, with the outcomes of their participants."""
     with parts.database.reading() as session:
-        found = tasks.rounds_of(session, tasks.task_named(session, tenant, name), after)
-    return [RoundView.model_validate(asdict(view)) for view in found]
+        return tasks.rounds_of(session, tasks.task_named(session, tenant, name), after)
 
 
 @router.post("/tasks/{name}/cancel")
