@@ -90,7 +90,7 @@ class OneTask(RuleBasedStateMachine):
 
 
 OneTask.TestCase.settings = settings(
-    max_examples=4,
+    max_examples=2,
     stateful_step_count=20,
     suppress_health_check=list(HealthCheck),
 )

@@ -129,6 +129,10 @@ def test_another_seed_gives_other_weights(run: Run, workers: Workers) -> None:
     assert run.summary["final_weights_sha256"] != other
 
 
+def test_a_bundle_is_little_larger_than_its_weights(run: Run) -> None:
+    assert (run.folder / "bundle.ewb").stat().st_size <= 1.15 * 4 * 101_770
+
+
 def test_the_demo_leaves_no_process_behind(run: Run) -> None:
     assert [one.cmdline() for one in processes_of(run.folder)] == []
 

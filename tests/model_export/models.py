@@ -113,10 +113,3 @@ def built_again(name: str) -> tuple[str, str]:
     """Digests of a second export, in a process that has exported other models since the first."""
     exported = build.__wrapped__(name)
     return exported.bundle_sha256, exported.checkpoint_sha256
-
-
-def larger() -> tuple[int, int]:
-    """Bytes of a larger model's bundle, and of its weights alone."""
-    shape = (48, 48, 1)
-    exported = export(zoo.mlp(shape, CLASSES), spec_for("larger", shape), TENANT_KEY)
-    return len(exported.bundle), 4 * exported.manifest.parameters

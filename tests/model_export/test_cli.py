@@ -62,7 +62,7 @@ def build(workers: Workers, tmp_path: Path, public_key: PublicKey) -> Build:
     return run
 
 
-@pytest.mark.parametrize("model", ["zoo:mlp", "own.py:perceptron", "own.py:shaped"])
+@pytest.mark.parametrize("model", ["own.py:perceptron", "own.py:shaped"])
 def test_a_model_becomes_two_signed_files(build: Build, tmp_path: Path, public_key: PublicKey, model: str) -> None:
     status, printed, _ = build(model, "--low", "-20", "--high", "20", "--name", "wrist")
     assert status == 0

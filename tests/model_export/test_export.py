@@ -76,11 +76,6 @@ def test_one_seed_gives_the_same_bytes(workers: Workers, cases: dict[str, Case])
     assert again == (first.bundle_sha256, first.checkpoint_sha256)
 
 
-def test_a_larger_file_is_little_more_than_its_weights(workers: Workers) -> None:
-    bundle_bytes, weights_bytes = workers["tensorflow"].run("tests.model_export.models:larger")
-    assert bundle_bytes <= 1.15 * weights_bytes
-
-
 @pytest.mark.parametrize(
     ("name", "culprit"),
     [
