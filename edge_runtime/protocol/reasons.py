@@ -39,6 +39,46 @@ class Outcome(StrEnum):
     """The device checked in anew without having reported."""
     DEADLINE_PASSED = "deadline-passed"
     """The coordinator closed the round first."""
+    POWER_SAVER = "power-saver"
+    QUIET_HOURS = "quiet-hours"
+    DAILY_SECONDS_SPENT = "daily-seconds-spent"
+    DAILY_BYTES_SPENT = "daily-bytes-spent"
+    DAILY_BATTERY_SPENT = "daily-battery-spent"
+    SLICE_ENDED = "slice-ended"
+    """The time of the last slice was over, and there was no later one."""
+    SYSTEM_STOPPED = "system-stopped"
+    """The operating system asked the app to stop its background work."""
+
+
+class Blocker(StrEnum):
+    """Why a device does not train now, by cost to the owner: the first that holds is named.
+
+    A code that is also an `Outcome` means the same there. `edge_runtime.schedule` says when each holds.
+    """
+
+    IN_USE = "in-use"
+    OVERHEATED = "overheated"
+    POWER_SAVER = "power-saver"
+    BATTERY_LOW = "battery-low"
+    NOT_CHARGING = "not-charging"
+    NETWORK_METERED = "network-metered"
+    STORAGE_LOW = "storage-low"
+    NETWORK_LOST = "network-lost"
+    QUIET_HOURS = "quiet-hours"
+    DAILY_SECONDS_SPENT = "daily-seconds-spent"
+    DAILY_BYTES_SPENT = "daily-bytes-spent"
+    DAILY_BATTERY_SPENT = "daily-battery-spent"
+    JUST_INSTALLED = "just-installed"
+    TOO_SOON = "too-soon"
+    """The interval since the last visit is not over."""
+    PARTICIPATED_RECENTLY = "participated-recently"
+    """The minimum separation between participations is not over."""
+    PARTICIPATIONS_SPENT = "participations-spent"
+    """This device took part as often as it may."""
+    SLICE_ENDED = "slice-ended"
+    """Of a running slice only: its time is over."""
+    SYSTEM_STOPPED = "system-stopped"
+    """Of a running slice only: the operating system asked the app to stop."""
 
 
 class Abandonment(StrEnum):
