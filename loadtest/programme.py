@@ -10,7 +10,17 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from edge_runtime.protocol.bundle import Features, Manifest, Operator, Role, Tensor, encode_bundle
+from edge_runtime.protocol.bundle import (
+    DefaultPlan,
+    Input,
+    Manifest,
+    Operator,
+    Output,
+    Role,
+    Schema,
+    Tensor,
+    encode_bundle,
+)
 from edge_runtime.protocol.checkpoint import encode_checkpoint
 from edge_runtime.protocol.keys import PublicKey, SigningKey, digest
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
@@ -113,16 +123,28 @@ def made_up_model(parameters: int) -> tuple[Manifest, bytes]:
     """A manifest and a graph that no interpreter could run."""
     graph = np.random.default_rng(0).bytes(GRAPH_BYTES)
     manifest = Manifest(
-        version=1,
+        version=Manifest.VERSION,
         name="made-up",
         graph_sha256=digest(graph).hex(),
         tensors=(Tensor(name="kernel", shape=(parameters,), trainable=True, role=Role.BASE),),
-        features=Features(shape=(4,), dtype="float32", low=0.0, high=1.0),
+        slots=(),
+        features=Schema(shape=(4,), dtype="float32", low=0.0, high=1.0),
+        inputs=(Input(name="x", shape=(4,)),),
+        labels=Schema(shape=(), dtype="int32", low=0.0, high=1.0),
         class_names=("no", "yes"),
+        outputs=(Output(name="probabilities", shape=(2,)),),
+        loss="sparse_categorical_crossentropy",
+        metrics=("correct",),
+        optimizer="sgd",
+        proximal=False,
+        seeded=False,
         batch_size=8,
+        dynamic_batch=False,
+        default_plan=DefaultPlan(epochs=1, batch_size=8, learning_rate=0.1),
         signatures=("train", "evaluate"),
         operators=(Operator(name="ADD", version=1),),
         minimum_runtime="2.14.0",
+        measured=None,
         exporter="edgewise-loadtest",
     )
     return manifest, graph

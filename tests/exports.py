@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final
 
-from edge_runtime.protocol.bundle import Features
+from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.keys import SigningKey
-from model_export.spec import Exported, ExportSpec
+from model_export.spec import Exported, ExportSpec, class_labels
 
 if TYPE_CHECKING:
     import keras
@@ -19,10 +19,17 @@ BATCH_SIZE: Final = 5
 
 
 def spec_for(name: str, shape: tuple[int, ...] = INPUT_SHAPE, high: float = 1.0) -> ExportSpec:
-    """Features from 0 to `high`, and four classes."""
-    features = Features(shape=shape, dtype="float32", low=0.0, high=high)
+    """Features from 0 to `high`, four classes, and a FedProx term."""
+    features = Schema(shape=shape, dtype="float32", low=0.0, high=high)
     class_names = tuple(str(label) for label in range(CLASSES))
-    return ExportSpec(name=name, features=features, class_names=class_names, batch_size=BATCH_SIZE)
+    return ExportSpec(
+        name=name,
+        features=features,
+        labels=class_labels(class_names),
+        class_names=class_names,
+        proximal=True,
+        batch_size=BATCH_SIZE,
+    )
 
 
 def model(name: str) -> keras.Model:

@@ -26,7 +26,18 @@ from coordinator.store import migrate
 from coordinator.store.database import Database
 from edge_runtime.driver import Driver, Retries, Unreachable
 from edge_runtime.privacy import private_report
-from edge_runtime.protocol.bundle import Bundle, Features, Manifest, Operator, Role, Tensor, encode_bundle
+from edge_runtime.protocol.bundle import (
+    Bundle,
+    DefaultPlan,
+    Input,
+    Manifest,
+    Operator,
+    Output,
+    Role,
+    Schema,
+    Tensor,
+    encode_bundle,
+)
 from edge_runtime.protocol.checkpoint import encode_checkpoint
 from edge_runtime.protocol.keys import SigningKey, TrustRoots, digest
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
@@ -48,19 +59,31 @@ def manifest(parameters: int = 12) -> Manifest:
     """Of a graph whose weights are one personal bias of 2 and one shared matrix of the rest."""
     graph = b"not a graph that any interpreter could run"
     return Manifest(
-        version=1,
+        version=Manifest.VERSION,
         name="tiny",
         graph_sha256=digest(graph).hex(),
         tensors=(
             Tensor(name="bias", shape=(2,), trainable=True, role=Role.PERSONAL),
             Tensor(name="kernel", shape=(parameters - 2, 1), trainable=True, role=Role.BASE),
         ),
-        features=Features(shape=(4,), dtype="float32", low=0.0, high=1.0),
+        slots=(),
+        features=Schema(shape=(4,), dtype="float32", low=0.0, high=1.0),
+        inputs=(Input(name="x", shape=(4,)),),
+        labels=Schema(shape=(), dtype="int32", low=0.0, high=1.0),
         class_names=("no", "yes"),
+        outputs=(Output(name="probabilities", shape=(2,)),),
+        loss="sparse_categorical_crossentropy",
+        metrics=("correct",),
+        optimizer="sgd",
+        proximal=False,
+        seeded=False,
         batch_size=8,
+        dynamic_batch=False,
+        default_plan=DefaultPlan(epochs=1, batch_size=8, learning_rate=0.1),
         signatures=("train", "evaluate"),
         operators=(Operator(name="ADD", version=1),),
         minimum_runtime="2.14.0",
+        measured=None,
         exporter="tests",
     )
 

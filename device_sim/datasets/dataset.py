@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_runtime.examples import Examples
-from edge_runtime.protocol.bundle import Features
+from edge_runtime.protocol.bundle import Schema
 
 
 class UnknownDataset(ValueError):
@@ -26,7 +26,7 @@ class Dataset:
     title: str
     source: str
     """Where the examples come from, in one line for the report."""
-    features: Features
+    features: Schema
     """Shape, dtype and closed range of every example."""
     class_names: tuple[str, ...]
     """Labels are indices into it."""

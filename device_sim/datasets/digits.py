@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from device_sim.datasets.dataset import Dataset, InvalidDeviceCount, held_out_units
 from edge_runtime.examples import Examples
-from edge_runtime.protocol.bundle import Features
+from edge_runtime.protocol.bundle import Schema
 
-FEATURES: Final = Features(shape=(28, 28, 1), dtype="float32", low=0.0, high=1.0)
+FEATURES: Final = Schema(shape=(28, 28, 1), dtype="float32", low=0.0, high=1.0)
 CLASSES: Final = 10
 DEFAULT_DEVICES: Final = 100
 CONCENTRATION: Final = 0.3

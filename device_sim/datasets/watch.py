@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from device_sim.datasets.dataset import Dataset, InvalidDeviceCount, held_out_units
 from edge_runtime.examples import Examples
-from edge_runtime.protocol.bundle import Features
+from edge_runtime.protocol.bundle import Schema
 
 WINDOW: Final = 50
 """Samples in one example: two seconds at 25 Hz."""
@@ -20,7 +20,7 @@ FULL_SCALE: Final = np.array([2.0, 2.0, 2.0, 8.0, 8.0, 8.0])
 
 Constants of the sensor and not learned from the data, which no coordinator could see. They clip 0.6 % of the values.
 """
-FEATURES: Final = Features(shape=(WINDOW, 6, 1), dtype="float32", low=-1.0, high=1.0)
+FEATURES: Final = Schema(shape=(WINDOW, 6, 1), dtype="float32", low=-1.0, high=1.0)
 PEOPLE: Final = 10
 WRISTS: Final = 2
 

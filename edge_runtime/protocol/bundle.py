@@ -26,9 +26,13 @@ from edge_runtime.protocol.keys import (
 )
 
 BUNDLE_LIMIT_BYTES: Final = 512 << 20
+SEED_LIMIT: Final = 1 << 22
+"""Seeds of `train` and `accumulate` are 0 to one below it."""
 _HEADER: Final = struct.Struct("<4sHHIQ")
 _MAGIC: Final = b"EWBN"
 _VERSION: Final = 1
+_BESIDE_METRICS: Final = ("loss", "loss_sum", "count")
+"""What else `train` and `evaluate` return."""
 
 
 class Role(StrEnum):
@@ -50,7 +54,7 @@ class Tensor:
     role: Role
 
     def __post_init__(self) -> None:
-        wire.require(bool(self.name) and all(side > 0 for side in self.shape), "a tensor needs a name and sides > 0")
+        _require_named_shape("a tensor", self.name, self.shape)
 
     @property
     def size(self) -> int:
@@ -63,17 +67,42 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
-    """The schema of `x`: shape of one example, dtype, and the closed range its values lie in."""
+class Schema:
+    """What examples look like: shape of one, dtype, and the closed range its values lie in."""
 
     shape: tuple[int, ...]
+    """Without the batch; () for a number."""
     dtype: str
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        wire.require(self.dtype in ("float32", "int32"), "features are float32 or int32")
-        wire.require(all(side > 0 for side in self.shape) and self.low < self.high, "features need sides and a range")
+        wire.require(self.dtype in ("float32", "int32"), "values are float32 or int32")
+        wire.require(all(side > 0 for side in self.shape) and self.low < self.high, "a schema needs sides and a range")
+        whole = float(self.low).is_integer() and float(self.high).is_integer()
+        wire.require(self.dtype == "float32" or whole, "the range of int32 is from and to a whole number")
+
+    @property
+    def size(self) -> int:
+        """Values of one example."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One input of the Keras model, and so one part of `x`."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one example."""
+
+    def __post_init__(self) -> None:
+        _require_named_shape("an input", self.name, self.shape)
+
+    @property
+    def size(self) -> int:
+        """Values of one example."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,35 +114,110 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One output of `infer`, float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one example."""
+
+    def __post_init__(self) -> None:
+        _require_named_shape("an output", self.name, self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultPlan:
+    """What the model's author suggests to whoever writes a plan."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        wire.require(1 <= self.epochs <= 1000, "a default plan has 1 to 1000 epochs")
+        wire.require(1 <= self.batch_size <= 65536, "a default plan has a batch of 1 to 65536")
+        wire.require(0 < self.learning_rate <= 1000, "a default learning rate is above 0 and at most 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one step cost where the model was exported, on one thread."""
+
+    runtime: str
+    step_ms: float
+    """Median CPU time of a call of `train` with a full batch."""
+    peak_memory_bytes: int
+    """Largest resident memory of a process that trains and does nothing else."""
+
+    def __post_init__(self) -> None:
+        wire.require(self.step_ms >= 0 and self.peak_memory_bytes >= 0, "what was measured is not negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a device must know of a graph before it runs it. Signed with the graph."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     version: int
     name: str
     graph_sha256: str
     tensors: tuple[Tensor, ...]
     """In the order of every weights vector."""
-    features: Features
+    slots: tuple[Tensor, ...]
+    """The optimiser's memory between two steps, for `get_slots` and `set_slots`; empty for plain SGD."""
+    features: Schema
+    """Of `x`."""
+    inputs: tuple[Input, ...]
+    """The model's inputs. One is `x` itself; several lie in it side by side, flattened, in this order."""
+    labels: Schema
+    """Of `y`."""
     class_names: tuple[str, ...]
-    """Labels are int32 indices into it."""
+    """What a label of 0, 1, 2 ... means; empty where labels are not classes."""
+    outputs: tuple[Output, ...]
+    """Of `infer`."""
+    loss: str
+    metrics: tuple[str, ...]
+    """Outputs of `train` and `evaluate` beside the loss: sums over the examples."""
+    optimizer: str
+    proximal: bool
+    """Whether `train` takes `mu`, the weight of the FedProx term."""
+    seeded: bool
+    """Whether `train` and `accumulate` take `seed`, an int32 below 2^22, for dropout."""
     batch_size: int
-    """Examples in one call of `train`, `evaluate` or `infer`; shorter batches are padded and masked."""
+    """Examples in one call of `train`, `evaluate` or `infer`: exactly so many, or if dynamic 1 to so many."""
+    dynamic_batch: bool
+    """If not, shorter batches are padded and masked."""
+    default_plan: DefaultPlan
     signatures: tuple[str, ...]
     operators: tuple[Operator, ...]
     minimum_runtime: str
+    measured: Measured | None
     exporter: str
 
     def __post_init__(self) -> None:
         wire.require(is_sha256(self.graph_sha256), "graph_sha256 is 64 hex digits")
-        wire.require(len({tensor.name for tensor in self.tensors}) == len(self.tensors) > 0, "tensor names are unique")
-        wire.require(self.batch_size >= 1 and len(self.class_names) >= 2, "a batch and at least two classes")
+        wire.require(bool(self.tensors and self.inputs and self.outputs), "a model has weights, inputs and outputs")
+        for named in (self.tensors, self.slots, self.inputs, self.outputs):
+            names = {one.name for one in named}
+            wire.require(len(names) == len(named), "tensors, slots, inputs and outputs have names of their own")
+        metrics = {*self.metrics, *_BESIDE_METRICS}
+        wire.require(len(metrics) == len(self.metrics) + len(_BESIDE_METRICS), "metrics have names of their own")
+        wire.require(1 <= self.batch_size <= 65536, "a batch is of 1 to 65536 examples")
+        wire.require(sum(one.size for one in self.inputs) == self.features.size, "the inputs make up x")
+        of_names = (self.labels.low, self.labels.high) == (0, len(self.class_names) - 1)
+        named_or_not = not self.class_names or self.labels.dtype != "int32" or of_names
+        wire.require(named_or_not, "either every class has a name or none has")
 
     @property
     def parameters(self) -> int:
         """Length of a weights vector."""
         return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def slot_values(self) -> int:
+        """Length of a slots vector."""
+        return sum(slot.size for slot in self.slots)
 
     @property
     def shared_parameters(self) -> int:
@@ -128,6 +232,10 @@ class Manifest:
                 slices.append(slice(begin, begin + tensor.size))
             begin += tensor.size
         return tuple(slices)
+
+
+def _require_named_shape(what: str, name: str, shape: tuple[int, ...]) -> None:
+    wire.require(bool(name) and all(side > 0 for side in shape), f"{what} needs a name and sides > 0")
 
 
 @dataclass(frozen=True, slots=True)

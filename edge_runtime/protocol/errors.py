@@ -96,6 +96,10 @@ class InterpreterMissing(Refusal):
     code, title = "interpreter-missing", "No TFLite interpreter is installed"
 
 
+class InterpreterFailed(Refusal):
+    code, title = "interpreter-failed", "The TFLite interpreter could not load or run the graph"
+
+
 class BadSignature(Refusal):
     code, title = "bad-signature", "The request signature is missing or wrong"
 
@@ -150,6 +154,34 @@ class StorageFull(Refusal):
 
 class Unavailable(Refusal):
     code, title, retry = "unavailable", "The coordinator cannot answer just now", Retry.LATER
+
+
+class DeviceStorageFull(Refusal):
+    code, title, retry = "device-storage-full", "The device has no room", Retry.LATER
+
+
+class StateInUse(Refusal):
+    code, title, retry = "state-in-use", "Another process uses the state folder", Retry.LATER
+
+
+class StateDamaged(Refusal):
+    code, title = "state-damaged", "What is stored on the device can no longer be read as it was written"
+
+
+class WrongStorageKey(Refusal):
+    code, title = "wrong-storage-key", "The key does not open what is stored on the device"
+
+
+class UnknownCollection(Refusal):
+    code, title = "unknown-collection", "The app declared no collection of that name"
+
+
+class SchemaChanged(Refusal):
+    code, title = "schema-changed", "The collection holds examples of another schema"
+
+
+class StepNotAllowed(Refusal):
+    code, title = "step-not-allowed", "The participation is past that step"
 
 
 def _all_subclasses(of: type[Refusal]) -> list[type[Refusal]]:

@@ -42,7 +42,7 @@ class Plan:
         bundle_sha256: The graph to train.
         epochs: Passes over the local examples.
         batch_size: Examples a step; at most the bundle's batch.
-        learning_rate: Of plain SGD, per step.
+        learning_rate: Of the bundle's optimiser, per step.
         proximal_mu: Weight of the FedProx term; 0 for none.
         clipping_norm: Largest L2 norm of the delta.
         lane_bits: Bits of one lane of the report.

@@ -18,7 +18,18 @@ from coordinator.settings import Settings
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol import checkin, enrolment, errors, reasons, release, report, wire
-from edge_runtime.protocol.bundle import Features, Manifest, Operator, Role, Tensor, encode_bundle
+from edge_runtime.protocol.bundle import (
+    DefaultPlan,
+    Input,
+    Manifest,
+    Measured,
+    Operator,
+    Output,
+    Role,
+    Schema,
+    Tensor,
+    encode_bundle,
+)
 from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.checkpoint import encode_checkpoint
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Problem
@@ -36,7 +47,7 @@ STRANGER: Final = SigningKey(digest(b"a key nobody trusts"))
 PARTICIPATION: Final = digest(b"participation").hex()[:32]
 GRAPH: Final = b"TFL3 in name only"
 MANIFEST: Final = Manifest(
-    version=1,
+    version=2,
     name="vectors",
     graph_sha256=digest(GRAPH).hex(),
     tensors=(
@@ -44,14 +55,34 @@ MANIFEST: Final = Manifest(
         Tensor(name="kernel", shape=(3, 2), trainable=True, role=Role.BASE),
         Tensor(name="scale", shape=(), trainable=False, role=Role.BASE),
     ),
-    features=Features(shape=(3,), dtype="float32", low=0.0, high=1.0),
+    slots=(Tensor(name="kernel_momentum", shape=(3, 2), trainable=False, role=Role.PERSONAL),),
+    features=Schema(shape=(3,), dtype="float32", low=0.0, high=1.0),
+    inputs=(Input(name="sensors", shape=(2,)), Input(name="age", shape=())),
+    labels=Schema(shape=(), dtype="int32", low=0.0, high=1.0),
     class_names=("no", "yes"),
+    outputs=(Output(name="logits", shape=(2,)), Output(name="probabilities", shape=(2,))),
+    loss="sparse_categorical_crossentropy",
+    metrics=("correct",),
+    optimizer="sgd",
+    proximal=True,
+    seeded=False,
     batch_size=8,
-    signatures=("evaluate", "infer", "train"),
+    dynamic_batch=False,
+    default_plan=DefaultPlan(epochs=1, batch_size=8, learning_rate=0.1),
+    signatures=("evaluate", "get_slots", "infer", "set_slots", "train"),
     operators=(Operator(name="FULLY_CONNECTED", version=9),),
     minimum_runtime="2.14.0",
+    measured=Measured(runtime="ai-edge-litert 2.1.0", step_ms=0.25, peak_memory_bytes=16777216),
     exporter="edgewise vectors",
 )
+MANIFEST_1: Final = (
+    b'{"batch_size":8,"class_names":["no","yes"],"exporter":"edgewise vectors",'
+    b'"features":{"dtype":"float32","high":1.0,"low":0.0,"shape":[3]},'
+    b'"graph_sha256":"%s","minimum_runtime":"2.14.0","name":"vectors",'
+    b'"operators":[{"name":"FULLY_CONNECTED","version":9}],"signatures":["evaluate","infer","train"],'
+    b'"tensors":[{"name":"kernel","role":"base","shape":[3,2],"trainable":true}],"version":1}'
+) % digest(GRAPH).hex().encode()
+"""A manifest as version 1 had it."""
 WEIGHTS: Final = np.linspace(-1, 1, MANIFEST.parameters, dtype=np.float32)
 BUNDLE: Final = encode_bundle(MANIFEST, GRAPH, TENANT_KEY)
 BUNDLE_SHA256: Final = digest(BUNDLE).hex()
@@ -157,9 +188,16 @@ def bundle_vectors() -> dict[str, Any]:
 
     manifest = wire.encode(MANIFEST)
     other_graph = _signed(Domain.BUNDLE, body[: -len(GRAPH)] + GRAPH[::-1], TENANT_KEY)
-    bad_manifest = manifest[:-1] + b',"extra":1}'
-    with_bad_manifest = struct.pack("<4sHHIQ", b"EWBN", 1, 0, len(bad_manifest), len(GRAPH)) + bad_manifest + GRAPH
-    next_manifest = manifest.replace(b'"version":1}', b'"version":2}')
+
+    def with_manifest(text: bytes) -> bytes:
+        header = struct.pack("<4sHHIQ", b"EWBN", 1, 0, len(text), len(GRAPH))
+        return _signed(Domain.BUNDLE, header + text + GRAPH, TENANT_KEY)
+
+    def manifest_with(**changes: Any) -> bytes:
+        return with_manifest(json.dumps({**json.loads(manifest), **changes}).encode())
+
+    tensor = json.loads(manifest)["tensors"][0]
+    longer = {"name": "x", "shape": [4]}
     return {
         "tenant_key": TENANT_KEY.public.raw.hex(),
         "right": {"sha256": BUNDLE_SHA256, "raw": BUNDLE.hex()},
@@ -179,16 +217,12 @@ def bundle_vectors() -> dict[str, Any]:
             _wrong("a manifest of 2^32 - 1 bytes is announced", "malformed-bundle", header(8, "<I", 2**32 - 1)),
             _wrong("the announced graph is a byte short", "malformed-bundle", header(12, "<Q", len(GRAPH) - 1)),
             _wrong("the graph is not the manifest's", "digest-mismatch", other_graph),
-            _wrong(
-                "the manifest has an unknown key",
-                "malformed-bundle",
-                _signed(Domain.BUNDLE, with_bad_manifest, TENANT_KEY),
-            ),
-            _wrong(
-                "the manifest is of a later version",
-                "unsupported-version",
-                _signed(Domain.BUNDLE, body.replace(manifest, next_manifest), TENANT_KEY),
-            ),
+            _wrong("the manifest has an unknown key", "malformed-bundle", manifest_with(extra=1)),
+            _wrong("the manifest is of a later version", "unsupported-version", manifest_with(version=3)),
+            _wrong("the manifest is of version 1", "unsupported-version", with_manifest(MANIFEST_1)),
+            _wrong("two slots of one name", "malformed-bundle", manifest_with(slots=[tensor, tensor])),
+            _wrong("the inputs are more than x", "malformed-bundle", manifest_with(inputs=[longer])),
+            _wrong("a class without a name", "malformed-bundle", manifest_with(class_names=["no"])),
         ],
     }
 

@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Features, Manifest, Operator, Role, Tensor
+from edge_runtime.protocol.bundle import (
+    DefaultPlan,
+    Input,
+    Manifest,
+    Measured,
+    Operator,
+    Output,
+    Role,
+    Schema,
+    Tensor,
+)
 from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.enrolment import LONGEST_DELAY_S, Enrol, Enrolled, Evidence, Problem
 from edge_runtime.protocol.errors import Malformed, Refusal, UnsupportedVersion
@@ -63,25 +73,54 @@ def _plans() -> st.SearchStrategy[Plan]:
 def _manifests() -> st.SearchStrategy[Manifest]:
     shapes = st.lists(st.integers(1, 100), max_size=3).map(tuple)
     tensors = st.builds(Tensor, name=labels, shape=shapes, trainable=st.booleans(), role=st.sampled_from(Role))
+    inputs = st.builds(Input, name=labels, shape=shapes)
+    outputs = st.builds(Output, name=labels, shape=shapes)
     return st.builds(
-        Manifest,
-        version=st.just(1),
+        _manifest,
+        inputs=st.lists(inputs, min_size=1, max_size=3, unique_by=_name).map(tuple),
+        class_names=st.lists(texts, max_size=4).filter(lambda names: len(names) != 1).map(tuple),
+        low=st.floats(-5, 0),
+        high=st.floats(1, 5),
+        version=st.just(2),
         name=texts,
         graph_sha256=hexadecimal,
-        tensors=st.lists(tensors, min_size=1, max_size=4, unique_by=lambda tensor: tensor.name).map(tuple),
-        features=st.builds(
-            Features,
-            shape=shapes,
-            dtype=st.sampled_from(["float32", "int32"]),
-            low=st.floats(-5, 0),
-            high=st.floats(1, 5),
-        ),
-        class_names=st.lists(texts, min_size=2, max_size=4).map(tuple),
+        tensors=st.lists(tensors, min_size=1, max_size=4, unique_by=_name).map(tuple),
+        slots=st.lists(tensors, max_size=4, unique_by=_name).map(tuple),
+        outputs=st.lists(outputs, min_size=1, max_size=3, unique_by=_name).map(tuple),
+        loss=texts,
+        metrics=st.sets(st.sampled_from(["correct", "absolute_error", "squared_error"])).map(sorted).map(tuple),
+        optimizer=texts,
+        proximal=st.booleans(),
+        seeded=st.booleans(),
         batch_size=counts,
+        dynamic_batch=st.booleans(),
+        default_plan=st.builds(DefaultPlan, epochs=counts, batch_size=counts, learning_rate=amounts),
+        measured=st.none()
+        | st.builds(Measured, runtime=texts, step_ms=st.floats(0, 1e6), peak_memory_bytes=st.integers(0, 1 << 40)),
         signatures=st.lists(texts, max_size=3).map(tuple),
         operators=st.lists(st.builds(Operator, name=texts, version=counts), max_size=3).map(tuple),
         minimum_runtime=texts,
         exporter=texts,
+    )
+
+
+def _name(of: Tensor | Input | Output) -> str:
+    return of.name
+
+
+def _manifest(
+    inputs: tuple[Input, ...], class_names: tuple[str, ...], low: float, high: float, **others: Any
+) -> Manifest:
+    """Whose features are the inputs side by side, and whose labels are the classes, or numbers if there are none."""
+    features = Schema(shape=(sum(one.size for one in inputs),), dtype="float32", low=low, high=high)
+    numbers = Schema(shape=(2,), dtype="float32", low=low, high=high)
+    classes = Schema(shape=(), dtype="int32", low=0, high=max(1, len(class_names) - 1))
+    return Manifest(
+        inputs=inputs,
+        class_names=class_names,
+        features=features,
+        labels=classes if class_names else numbers,
+        **others,
     )
 
 
@@ -329,6 +368,9 @@ def test_changed_bytes_are_read_or_refused_and_never_break(message: object, data
     assert type(answer) is type(message) or answer in ("malformed", "unsupported-version", "invalid-plan")
 
 
+SLOT = {"name": "momentum", "role": "base", "shape": [2], "trainable": False}
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -358,8 +400,29 @@ def test_changed_bytes_are_read_or_refused_and_never_break(message: object, data
         (Released, {"bundle_sha256": ""}),
         (Released, {"model_version": -1}),
         (Manifest, {"tensors": []}),
+        (Manifest, {"slots": [SLOT, SLOT]}),
         (Manifest, {"class_names": ["one"]}),
+        (Manifest, {"class_names": ["no", "yes", "perhaps"]}),
+        (Manifest, {"labels": {"dtype": "int32", "low": 0.0, "high": 0.5, "shape": []}}),
+        (Manifest, {"labels": {"dtype": "int32", "low": 1.0, "high": 1.0, "shape": []}}),
+        (Manifest, {"labels": {"dtype": "float64", "low": 0.0, "high": 1.0, "shape": []}}),
+        (Manifest, {"labels": {"dtype": "float32", "low": 0.0, "high": 1.0, "shape": [0]}}),
+        (Manifest, {"inputs": []}),
+        (Manifest, {"inputs": [{"name": "x", "shape": [4]}]}),
+        (Manifest, {"inputs": [{"name": "", "shape": [3]}]}),
+        (Manifest, {"inputs": [{"name": "a", "shape": [2]}, {"name": "a", "shape": []}]}),
+        (Manifest, {"outputs": []}),
+        (Manifest, {"outputs": [{"name": "y", "shape": [-1]}]}),
+        (Manifest, {"outputs": [{"name": "y", "shape": []}, {"name": "y", "shape": []}]}),
+        (Manifest, {"metrics": ["correct", "correct"]}),
+        (Manifest, {"metrics": ["loss"]}),
+        (Manifest, {"metrics": ["count"]}),
+        (Manifest, {"default_plan": {"epochs": 0, "batch_size": 8, "learning_rate": 0.1}}),
+        (Manifest, {"default_plan": {"epochs": 1, "batch_size": 0, "learning_rate": 0.1}}),
+        (Manifest, {"default_plan": {"epochs": 1, "batch_size": 8, "learning_rate": 0.0}}),
+        (Manifest, {"measured": {"runtime": "", "step_ms": -1.0, "peak_memory_bytes": 0}}),
         (Manifest, {"batch_size": 0}),
+        (Manifest, {"batch_size": 65537}),
         (Manifest, {"graph_sha256": "Z" * 64}),
     ],
 )
