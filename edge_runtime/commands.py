@@ -6,9 +6,10 @@ import random
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import typer
 
 from edge_runtime.driver import Driver, Unreachable, http_client, over_http, time_limit
@@ -17,6 +18,7 @@ from edge_runtime.identity import load_identity
 from edge_runtime.interpreters import runtime_name
 from edge_runtime.model import open_model
 from edge_runtime.privacy import private_report
+from edge_runtime.protocol.bundle import Manifest, Schema
 from edge_runtime.protocol.errors import InvalidExamples, Refusal
 from edge_runtime.protocol.keys import PublicKey, TrustRoots
 from edge_runtime.protocol.reasons import Outcome
@@ -47,7 +49,7 @@ def visit_once(
     population: Annotated[str, typer.Option(help="The population to enrol in")],
     tenant_key: Annotated[str, typer.Option(help="Trust root of bundles and plans, 64 hex digits")],
     coordinator_key: Annotated[str, typer.Option(help="Trust root of checkpoints, 64 hex digits")],
-    examples: Annotated[Path, typer.Option(help="CSV: the features of an example in a row, flat, and its label last")],
+    examples: Annotated[Path, typer.Option(help="CSV: an example in a row, its features flat and then its label")],
     state: Annotated[Path, typer.Option(help="Folder of the device key, made at the first visit")] = Path(
         "edgewise-device"
     ),
@@ -81,7 +83,7 @@ def visit_once(
 def _visit(driver: Driver, offer: Offer, roots: TrustRoots, rows: list[list[float]]) -> VisitEnd:
     def run_plan(work: Work) -> bytes | Outcome:
         rng = np.random.default_rng()
-        local, stop = _examples(rows, work), time_limit(work.plan.time_limit_s)
+        local, stop = _examples(rows, work.bundle.manifest), time_limit(work.plan.time_limit_s)
         try:
             trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, local, rng, stop=stop)
         except Interrupted as interrupted:
@@ -109,19 +111,28 @@ def _rows(path: Path) -> list[list[float]]:
     return rows
 
 
-def _examples(rows: list[list[float]], work: Work) -> Examples:
+def _examples(rows: list[list[float]], manifest: Manifest) -> Examples:
     """Shape rows as the bundle wants them; whether they fit is checked before training.
 
     Raises:
-        InvalidExamples: A row has another number of features.
+        InvalidExamples: A row has another number of values, or a fraction where the bundle wants whole numbers.
     """
-    features = work.bundle.manifest.features
-    width = int(np.prod(features.shape))
-    if any(len(row) != width + 1 for row in rows):
-        raise InvalidExamples(f"a row has {width} features and a label for this bundle")
-    table = np.array(rows, np.float64).reshape(len(rows), width + 1)
-    x = table[:, :-1].reshape(len(rows), *features.shape).astype(features.dtype)
-    return Examples(x, table[:, -1].astype(np.int32))
+    width, labels = manifest.features.size, manifest.labels.size
+    if any(len(row) != width + labels for row in rows):
+        wanted = "a label" if labels == 1 else f"{labels} labels"
+        raise InvalidExamples(f"a row has {width} features and {wanted} for this bundle")
+    table = np.array(rows, np.float64).reshape(len(rows), width + labels)
+    return Examples(
+        _typed(table[:, :width], manifest.features, "feature"), _typed(table[:, width:], manifest.labels, "label")
+    )
+
+
+def _typed(values: npt.NDArray[np.float64], schema: Schema, word: str) -> npt.NDArray[Any]:
+    """Shape one row an example; no number silently becomes another one, but for float32's rounding."""
+    if schema.dtype == "int32" and not ((np.rint(values) == values) & (np.abs(values) < 2**31)).all():
+        raise InvalidExamples(f"a {word} is not a whole number of 32 bits")
+    with np.errstate(over="ignore"):
+        return values.reshape(len(values), *schema.shape).astype(schema.dtype)
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.bundle import Manifest, Schema
 from edge_runtime.protocol.errors import InvalidExamples
 
 Features = npt.NDArray[Any]
-Labels = npt.NDArray[np.int32]
+Labels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,8 @@ class Examples:
 
     Attributes:
         x: Features, shape ``(count, *features.shape)``, of the manifest's dtype, values in its range.
-        y: Labels, shape ``(count,)``, int32 indices into the manifest's class names.
+        y: Labels, shape ``(count, *labels.shape)``, of the manifest's dtype, values in its range. Labels that are
+            classes are int32 indices into the manifest's class names.
     """
 
     x: Features
@@ -40,11 +41,10 @@ class Examples:
 
 
 def check_examples(examples: Examples, manifest: Manifest) -> None:
-    """Return if every example fits the manifest's schema; no examples at all do.
+    """Return if every example fits the manifest's schemas; no examples at all do.
 
     Raises:
-        InvalidExamples: A shape or dtype is another one, a label names no class, or a feature is not finite or out of
-            range.
+        InvalidExamples: A shape or dtype is another one, or a feature or label is not finite or out of range.
     """
     check_features(examples.x, manifest)
     check_labels(examples.y, manifest)
@@ -58,19 +58,7 @@ def check_features(x: Features, manifest: Manifest) -> None:
     Raises:
         InvalidExamples: Shape, dtype or a value does not fit.
     """
-    expected = manifest.features
-    if x.ndim == 0 or x.shape[1:] != expected.shape or x.dtype != np.dtype(expected.dtype):
-        raise InvalidExamples(
-            f"features are {expected.dtype} of shape (count, {', '.join(map(str, expected.shape))}), "
-            f"not {x.dtype} of shape {x.shape}"
-        )
-    if not x.size:
-        return
-    low, high = float(x.min()), float(x.max())  # NaN if there is one anywhere
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InvalidExamples("a feature is not finite")
-    if low < expected.low or high > expected.high:
-        raise InvalidExamples(f"a feature is outside {expected.low} to {expected.high}")
+    check_values(x, manifest.features, "feature")
 
 
 def check_labels(y: Labels, manifest: Manifest) -> None:
@@ -79,8 +67,33 @@ def check_labels(y: Labels, manifest: Manifest) -> None:
     Raises:
         InvalidExamples: Shape, dtype or a value does not fit.
     """
-    if y.ndim != 1 or y.dtype != np.int32:
-        raise InvalidExamples(f"labels are int32 of shape (count,), not {y.dtype} of shape {y.shape}")
-    classes = len(manifest.class_names)
-    if y.size and not (int(y.min()) >= 0 and int(y.max()) < classes):
-        raise InvalidExamples(f"a label is outside 0 to {classes - 1}")
+    check_values(y, manifest.labels, "label")
+
+
+def check_rows(rows: npt.NDArray[Any], schema: Schema, word: str) -> None:
+    """Return if shape and dtype are those of rows of this schema, whatever their values.
+
+    Args:
+        word: What one of the values is called: "feature".
+
+    Raises:
+        InvalidExamples: They are not.
+    """
+    if rows.ndim == 0 or rows.shape[1:] != schema.shape or rows.dtype != np.dtype(schema.dtype):
+        expected = ", ".join(map(str, schema.shape))
+        raise InvalidExamples(
+            f"{word}s are {schema.dtype} of shape (count,{' ' if expected else ''}{expected}), "
+            f"not {rows.dtype} of shape {rows.shape}"
+        )
+
+
+def check_values(rows: npt.NDArray[Any], schema: Schema, word: str) -> None:
+    check_rows(rows, schema, word)
+    if not rows.size:
+        return
+    low, high = float(rows.min()), float(rows.max())  # NaN if there is one anywhere
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InvalidExamples(f"a {word} is not finite")
+    if low < schema.low or high > schema.high:
+        kind = int if schema.dtype == "int32" else float
+        raise InvalidExamples(f"a {word} is outside {kind(schema.low)} to {kind(schema.high)}")

@@ -5,21 +5,35 @@ The interpreters accept a wrong shape or a wrong label and compute nonsense, so 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.examples import Examples, Features, Labels, check_examples, check_features, check_labels
+from edge_runtime.examples import Examples, Features, Labels, check_examples, check_features, check_labels, check_rows
 from edge_runtime.interpreters import Array, Interpreter, open_interpreter
-from edge_runtime.protocol.bundle import Bundle, Tensor
+from edge_runtime.protocol.bundle import SEED_LIMIT, Bundle, Tensor
 from edge_runtime.protocol.checkpoint import Weights
-from edge_runtime.protocol.errors import InvalidExamples, InvalidWeights, MalformedBundle, NonFiniteTraining
+from edge_runtime.protocol.errors import (
+    InvalidExamples,
+    InvalidPlan,
+    InvalidWeights,
+    MalformedBundle,
+    NonFiniteTraining,
+)
 from edge_runtime.protocol.secure_sum.lanes import Delta
 
+Slots = npt.NDArray[np.float32]
+"""The optimiser's memory, one flat vector."""
+
 _NEEDED: Final = ("train", "evaluate", "infer", "begin_round", "delta", "get_weights", "set_weights")
+_FOR_SLOTS: Final = ("get_slots", "set_slots")
+_FOR_PRIVATE_STEPS: Final = ("accumulate", "apply")
 _UNCLIPPED: Final = np.array(np.finfo(np.float32).max, np.float32)
+_ACCURACY: Final = "correct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +41,27 @@ class Evaluation:
     """How well the current weights do on some examples."""
 
     loss: float
-    """Mean cross-entropy, in nats."""
-    accuracy: float
-    """Share of the examples whose label has the largest logit, 0 to 1."""
+    """Mean over the examples, in the loss's unit; nats for a cross-entropy."""
+    metrics: Mapping[str, float]
+    """Mean over the examples of each of the manifest's metrics."""
     count: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples whose label has the largest output, 0 to 1.
+
+        Raises:
+            LookupError: The model does not count them.
+        """
+        if _ACCURACY not in self.metrics:
+            raise LookupError(f"the model has no metric {_ACCURACY!r}; it has {', '.join(self.metrics) or 'none'}")
+        return self.metrics[_ACCURACY]
 
 
 class Model:
     """One bundle in one interpreter, with weights of its own. Not for several threads at once.
+
+    Every call may raise `InterpreterFailed`.
 
     Args:
         bundle: Its digest and signature were verified.
@@ -45,8 +72,8 @@ class Model:
     """
 
     def __init__(self, bundle: Bundle, interpreter: Interpreter) -> None:
-        missing = sorted({*_NEEDED, *bundle.manifest.signatures} - set(interpreter.signatures()))
-        if missing:
+        needed = {*_NEEDED, *bundle.manifest.signatures, *(_FOR_SLOTS if bundle.manifest.slots else ())}
+        if missing := sorted(needed - set(interpreter.signatures())):
             raise MalformedBundle(f"the graph lacks the signatures {', '.join(missing)}")
         self.bundle = bundle
         self.manifest = bundle.manifest
@@ -59,37 +86,101 @@ class Model:
         Raises:
             InvalidWeights: It has another shape or dtype.
         """
-        if weights.shape != (self.manifest.parameters,) or weights.dtype != np.float32:
-            raise InvalidWeights(
-                f"weights are float32 of shape ({self.manifest.parameters},), not {weights.dtype} of {weights.shape}"
-            )
-        parts, begin = {}, 0
-        for tensor in self.manifest.tensors:
-            parts[tensor.name] = weights[begin : begin + tensor.size].reshape(tensor.shape)
-            begin += tensor.size
-        self._interpreter.call("set_weights", parts)
+        self._interpreter.call("set_weights", _parts(weights, self.manifest.tensors, "weights"))
 
     def get_weights(self) -> Weights:
         """Read the weights vector: float32, shape ``(manifest.parameters,)``."""
         return _flat(self._interpreter.call("get_weights", {}), self.manifest.tensors)
 
+    def set_slots(self, slots: Slots) -> None:
+        """Load the optimiser's memory: float32, shape ``(manifest.slot_values,)``, empty for plain SGD.
+
+        Zeros are an optimiser that has taken no step.
+
+        Raises:
+            InvalidWeights: It has another shape or dtype.
+        """
+        parts = _parts(slots, self.manifest.slots, "slots")
+        if parts:
+            self._interpreter.call("set_slots", parts)
+
+    def get_slots(self) -> Slots:
+        """Read the optimiser's memory: float32, shape ``(manifest.slot_values,)``, empty for plain SGD."""
+        if not self.manifest.slots:
+            return np.empty(0, np.float32)
+        return _flat(self._interpreter.call("get_slots", {}), self.manifest.slots)
+
     def begin_round(self) -> None:
         """Take the current weights as the anchor that `delta` and the proximal term refer to."""
         self._interpreter.call("begin_round", {})
 
-    def train_step(self, x: Features, y: Labels, learning_rate: float, proximal_mu: float = 0.0) -> float:
-        """Take one SGD step on 1 to `manifest.batch_size` examples and return their mean loss before it, in nats.
+    def train_step(
+        self, x: Features, y: Labels, learning_rate: float, proximal_mu: float = 0.0, seed: int = 0
+    ) -> float:
+        """Take one step of the bundle's optimiser on 1 to `manifest.batch_size` examples; their mean loss before it.
 
-        The examples are padded to the graph's batch and the padding is masked. Values of `x` are not looked at:
-        check them once with `check_examples`.
+        Unless the graph takes any number of examples, they are padded to its batch and the padding is masked. Values
+        of `x` are not looked at: check them once with `check_examples`.
+
+        Args:
+            x: Float32 or int32, as the manifest says, shape ``(count, *features.shape)``.
+            y: Float32 or int32, as the manifest says, shape ``(count, *labels.shape)``.
+            learning_rate: Of this step.
+            proximal_mu: Weight of the FedProx term.
+            seed: What this step's dropout is drawn from, 0 to 2^22 - 1; without effect unless `manifest.seeded`.
 
         Raises:
             InvalidExamples: A shape, dtype or label does not fit, or there are too many or none.
+            InvalidPlan: `proximal_mu` is not 0 and the graph has no FedProx term.
+            ValueError: There is no such seed.
         """
         check_labels(y, self.manifest)
-        batch = self._padded(x, y)
-        rates = {"lr": np.array(learning_rate, np.float32), "mu": np.array(proximal_mu, np.float32)}
-        return float(self._interpreter.call("train", {**batch, **rates})["loss"])
+        inputs = {**self._batch(x, y), "lr": np.array(learning_rate, np.float32), **self._seed(seed)}
+        if self.manifest.proximal:
+            inputs["mu"] = np.array(proximal_mu, np.float32)
+        elif proximal_mu:
+            raise InvalidPlan("the bundle was exported without the FedProx term")
+        return float(self._interpreter.call("train", inputs)["loss"])
+
+    def accumulate(self, x: Features, y: Labels, clip: float, seed: int = 0) -> float:
+        """Add the gradient of one example, scaled to an L2 norm of at most `clip`, to those that `apply` will use.
+
+        Args:
+            x: As in `train_step`, of exactly one example.
+            y: As in `train_step`, of exactly one example.
+            clip: Largest L2 norm that one example contributes, above 0.
+            seed: As in `train_step`.
+
+        Returns:
+            The gradient's norm before that; not finite if the gradient is not.
+
+        Raises:
+            InvalidExamples: A shape, dtype or label does not fit, or it is not one example.
+            InvalidPlan: `clip` is not a positive float32, or the graph has no private steps.
+            ValueError: There is no such seed.
+        """
+        self._require_private_steps()
+        bound = _positive(clip, "clip")
+        check_labels(y, self.manifest)
+        self._check_shapes(x, y)
+        if len(x) != 1:
+            raise InvalidExamples(f"{len(x)} examples where one at a time is accumulated")
+        inputs = {"x": x, "y": y, "clip": bound, **self._seed(seed)}
+        return float(self._interpreter.call("accumulate", inputs)["norm"])
+
+    def apply(self, learning_rate: float, count: float) -> None:
+        """Take one step on the accumulated gradients divided by `count`, and forget them.
+
+        Args:
+            learning_rate: Of this step.
+            count: What the sum is divided by, above 0: the examples that a batch is expected to have.
+
+        Raises:
+            InvalidPlan: `count` is not a positive float32, or the graph has no private steps.
+        """
+        self._require_private_steps()
+        divisor = _positive(count, "count")
+        self._interpreter.call("apply", {"lr": np.array(learning_rate, np.float32), "count": divisor})
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Measure the current weights; exact whatever the number of examples.
@@ -100,29 +191,28 @@ class Model:
         check_examples(examples, self.manifest)
         if not len(examples):
             raise InvalidExamples("there are no examples to evaluate")
-        loss_sum = correct = 0.0
+        totals = dict.fromkeys(("loss_sum", *self.manifest.metrics), 0.0)
         for begin in range(0, len(examples), self.manifest.batch_size):
             end = begin + self.manifest.batch_size
-            batch = self._padded(examples.x[begin:end], examples.y[begin:end])
-            sums = self._interpreter.call("evaluate", batch)
-            loss_sum += float(sums["loss_sum"])
-            correct += float(sums["correct"])
-        return Evaluation(loss_sum / len(examples), correct / len(examples), len(examples))
+            sums = self._interpreter.call("evaluate", self._batch(examples.x[begin:end], examples.y[begin:end]))
+            for name in totals:
+                totals[name] += float(sums[name])
+        means = {name: total / len(examples) for name, total in totals.items()}
+        return Evaluation(means.pop("loss_sum"), means, len(examples))
 
-    def infer(self, x: Features) -> npt.NDArray[np.float32]:
-        """Return the probabilities of the classes, float32, shape ``(count, classes)``.
+    def infer(self, x: Features) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every output by its name in the manifest, float32, shape ``(count, *output.shape)``.
 
         Raises:
             InvalidExamples: The features do not fit the schema.
         """
         check_features(x, self.manifest)
-        found = np.empty((len(x), len(self.manifest.class_names)), np.float32)
+        found = {one.name: np.empty((len(x), *one.shape), np.float32) for one in self.manifest.outputs}
         for begin in range(0, len(x), self.manifest.batch_size):
             rows = x[begin : begin + self.manifest.batch_size]
-            padded = self._padded_rows(rows)
-            found[begin : begin + len(rows)] = self._interpreter.call("infer", {"x": padded})["probabilities"][
-                : len(rows)
-            ]
+            outputs = self._interpreter.call("infer", {"x": self._padded(rows)})
+            for name, values in found.items():
+                values[begin : begin + len(rows)] = outputs[name][: len(rows)]
         return found
 
     def delta(self) -> Delta:
@@ -137,24 +227,35 @@ class Model:
             raise NonFiniteTraining("the trained weights are not finite")
         return delta
 
-    def _padded(self, x: Features, y: Labels) -> dict[str, Array]:
-        size, count = self.manifest.batch_size, len(y)
-        if not 1 <= count <= size:
-            raise InvalidExamples(f"{count} examples in a batch of 1 to {size}")
-        features = self.manifest.features
-        if x.shape != (count, *features.shape) or x.dtype != np.dtype(features.dtype):
-            raise InvalidExamples(
-                f"features are {features.dtype} of {(count, *features.shape)}, not {x.dtype} of {x.shape}"
-            )
-        mask = np.zeros(size, np.float32)
-        mask[:count] = 1
-        labels = y if count == size else np.concatenate([y, np.zeros(size - count, np.int32)])
-        return {"x": self._padded_rows(x), "y": labels, "mask": mask}
+    def _batch(self, x: Features, y: Labels) -> dict[str, Array]:
+        """The inputs that `train` and `evaluate` share; the mask is 1 for an example and 0 for padding."""
+        self._check_shapes(x, y)
+        if not 1 <= len(x) <= self.manifest.batch_size:
+            raise InvalidExamples(f"{len(x)} examples in a batch of 1 to {self.manifest.batch_size}")
+        padded = self._padded(x)
+        mask = np.zeros(len(padded), np.float32)
+        mask[: len(x)] = 1
+        return {"x": padded, "y": self._padded(y), "mask": mask}
 
-    def _padded_rows(self, rows: Features) -> Features:
-        """Repeat the first row up to the graph's batch: padding that no operator can choke on."""
-        short = self.manifest.batch_size - len(rows)
+    def _check_shapes(self, x: Features, y: Labels) -> None:
+        """The labels were checked before."""
+        check_rows(x, self.manifest.features, "feature")
+        if len(x) != len(y):
+            raise InvalidExamples(f"{len(x)} rows of features for {len(y)} labels")
+
+    def _padded(self, rows: Array) -> Array:
+        """Repeat the first row up to a fixed batch: padding that no operator can choke on."""
+        short = 0 if self.manifest.dynamic_batch else self.manifest.batch_size - len(rows)
         return rows if not short else np.concatenate([rows, np.repeat(rows[:1], short, axis=0)])
+
+    def _seed(self, seed: int) -> dict[str, Array]:
+        if not 0 <= seed < SEED_LIMIT:
+            raise ValueError(f"a seed is 0 to {SEED_LIMIT - 1}, not {seed}")
+        return {"seed": np.array(seed, np.int32)} if self.manifest.seeded else {}
+
+    def _require_private_steps(self) -> None:
+        if not set(_FOR_PRIVATE_STEPS) <= set(self.manifest.signatures):
+            raise InvalidPlan("the bundle was exported without private steps")
 
 
 def open_model(bundle: Bundle, runtime: str | None = None) -> Model:
@@ -162,9 +263,39 @@ def open_model(bundle: Bundle, runtime: str | None = None) -> Model:
 
     Raises:
         InterpreterMissing: The runtime is not installed.
+        InterpreterFailed: It cannot load the graph.
         MalformedBundle: The graph lacks a signature of the contract.
     """
     return Model(bundle, open_interpreter(bundle.graph, runtime))
+
+
+def _positive(number: float, name: str) -> Array:
+    """The number as the graph takes it.
+
+    Raises:
+        InvalidPlan: As float32 it is not above 0 and finite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        value = np.array(number, np.float32)
+    if not 0 < value < math.inf:
+        raise InvalidPlan(f"{name} is a positive float32, not {number}")
+    return value
+
+
+def _parts(vector: npt.NDArray[np.float32], tensors: tuple[Tensor, ...], word: str) -> dict[str, Array]:
+    """Cut a vector into tensors by name.
+
+    Raises:
+        InvalidWeights: It has another shape or dtype.
+    """
+    length = sum(tensor.size for tensor in tensors)
+    if vector.shape != (length,) or vector.dtype != np.float32:
+        raise InvalidWeights(f"{word} are float32 of shape ({length},), not {vector.dtype} of {vector.shape}")
+    parts, begin = {}, 0
+    for tensor in tensors:
+        parts[tensor.name] = vector[begin : begin + tensor.size].reshape(tensor.shape)
+        begin += tensor.size
+    return parts
 
 
 def _flat(parts: dict[str, Array], tensors: tuple[Tensor, ...]) -> npt.NDArray[np.float32]:

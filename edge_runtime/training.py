@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_runtime.examples import Examples, check_examples
 from edge_runtime.model import Model
+from edge_runtime.protocol.bundle import SEED_LIMIT
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
@@ -31,7 +32,7 @@ class Trained:
 
     Attributes:
         delta: Trained minus received weights over the shared tensors: float32, finite, not yet clipped.
-        steps: SGD steps taken.
+        steps: Steps taken.
         loss_first: Mean loss of the first batch before its step, in nats.
         loss_last: The same of the last batch.
     """
@@ -58,6 +59,8 @@ def train(
 ) -> Trained:
     """Run `plan.epochs` passes over the examples from these weights, each in a fresh order drawn from `rng`.
 
+    The optimiser starts as one that has taken no step.
+
     Guarantee: the same bundle, runtime, weights, plan, examples and state of `rng` give the same bits.
 
     Args:
@@ -65,18 +68,21 @@ def train(
         weights: Float32, shape ``(manifest.parameters,)``.
         plan: For this model's bundle.
         examples: All are used; the last batch of an epoch may be shorter.
-        rng: For the order of the examples only.
+        rng: For the order of the examples and, if the bundle is seeded, one seed a step. For nothing else.
         stop: Asked before every step; an outcome ends the training.
 
     Raises:
-        InvalidPlan: The plan is for another bundle, or its batch is larger than the graph's.
+        InvalidPlan: The plan is for another bundle, its batch is larger than the graph's, or it wants a FedProx term
+            that the graph lacks.
         InvalidExamples: One does not fit the schema, or there are fewer than the plan wants.
         InvalidWeights: The weights do not fit the bundle.
+        InterpreterFailed: The runtime gave up.
         NonFiniteTraining: A loss or the delta is not finite.
         Interrupted: `stop` named an outcome.
     """
     _check_plan(plan, model, examples)
     model.set_weights(weights)
+    model.set_slots(np.zeros(model.manifest.slot_values, np.float32))
     model.begin_round()
     losses: list[float] = []
     for _epoch in range(plan.epochs):
@@ -85,7 +91,8 @@ def train(
             if outcome := stop():
                 raise Interrupted(outcome)
             batch = examples.take(order[begin : begin + plan.batch_size])
-            loss = model.train_step(batch.x, batch.y, plan.learning_rate, plan.proximal_mu)
+            seed = int(rng.integers(SEED_LIMIT)) if model.manifest.seeded else 0
+            loss = model.train_step(batch.x, batch.y, plan.learning_rate, plan.proximal_mu, seed)
             if not math.isfinite(loss):
                 raise NonFiniteTraining(f"the loss of step {len(losses) + 1} is not finite")
             losses.append(loss)

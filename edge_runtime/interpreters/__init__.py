@@ -5,13 +5,14 @@ Nothing is imported before an interpreter is opened, so that a host app can ask 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
-from edge_runtime.protocol.errors import InterpreterMissing
+from edge_runtime.protocol.errors import InterpreterFailed, InterpreterMissing
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,9 @@ class Interpreter(Protocol):
         """Run one signature; arrays by name in, arrays by name out.
 
         The caller has checked every shape and dtype: the runtimes resize silently instead of refusing.
+
+        Raises:
+            InterpreterFailed: The runtime gave up.
         """
 
 
@@ -46,6 +50,7 @@ def open_interpreter(graph: bytes, runtime: str | None = None, threads: int = 1)
 
     Raises:
         InterpreterMissing: The runtime is not installed, or cannot be used in this process.
+        InterpreterFailed: The runtime cannot load the graph.
         ValueError: There is no runtime of that name.
     """
     chosen = _choose(runtime)
@@ -56,6 +61,23 @@ def open_interpreter(graph: bytes, runtime: str | None = None, threads: int = 1)
     from edge_runtime.interpreters.tflite import TFLite
 
     return TFLite(graph, threads)
+
+
+@contextlib.contextmanager
+def failures_translated(runtime: str, doing: str) -> Iterator[None]:
+    """Turn what a runtime raises into a refusal with the cause chained; the cause's text is of the runtime's making.
+
+    Args:
+        runtime: Package and version.
+        doing: "load the graph".
+
+    Raises:
+        InterpreterFailed: The runtime raised.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as problem:
+        raise InterpreterFailed(f"{runtime} could not {doing}") from problem
 
 
 def runtime_name(runtime: str | None = None) -> str:

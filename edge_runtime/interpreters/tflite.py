@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edge_runtime.interpreters import Array, runtime_name
+from edge_runtime.interpreters import Array, failures_translated, runtime_name
 from edge_runtime.protocol.errors import InterpreterMissing
 
 
@@ -16,6 +16,7 @@ class TFLite:
 
     Raises:
         InterpreterMissing: This process holds a numpy or a TensorFlow that tflite-runtime cannot live with.
+        InterpreterFailed: It cannot load the graph.
     """
 
     def __init__(self, graph: bytes, threads: int) -> None:
@@ -23,14 +24,17 @@ class TFLite:
         from tflite_runtime.interpreter import Interpreter
 
         self.runtime = runtime_name("tflite")
-        interpreter = Interpreter(model_content=graph, num_threads=threads)
-        self._runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+        with failures_translated(self.runtime, "load the graph"):
+            interpreter = Interpreter(model_content=graph, num_threads=threads)
+            self._runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
 
     def signatures(self) -> tuple[str, ...]:
         return tuple(sorted(self._runners))
 
     def call(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(self._runners[signature](**inputs))
+        runner = self._runners[signature]
+        with failures_translated(self.runtime, f"run {signature}"):
+            return dict(runner(**inputs))
 
 
 def check_process() -> None:

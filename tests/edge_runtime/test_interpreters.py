@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_runtime import interpreters
-from edge_runtime.interpreters import open_interpreter, runtime_name, tflite
-from edge_runtime.protocol.errors import InterpreterMissing
+from edge_runtime.interpreters import failures_translated, open_interpreter, runtime_name, tflite
+from edge_runtime.protocol.errors import InterpreterFailed, InterpreterMissing
 from model_export.spec import Exported
 from tests.workers import Workers
 
@@ -54,3 +55,41 @@ def test_tflite_refuses_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "__version__", "2.1.0")
     with pytest.raises(InterpreterMissing, match="numpy<2"):
         tflite.check_process()
+
+
+@pytest.mark.parametrize("runtime", ["litert", "tflite"])
+@pytest.mark.parametrize("graph", [b"", b"not a graph"])
+def test_a_graph_that_cannot_be_loaded_is_refused(workers: Workers, runtime: str, graph: bytes) -> None:
+    with pytest.raises(InterpreterFailed, match="could not load the graph"):
+        workers[runtime].run("tests.edge_runtime.tasks:load", graph)
+
+
+@pytest.mark.parametrize("runtime", ["litert", "tflite"])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"y": np.zeros((5, 8, 8, 1), np.float32)},
+        {"x": np.zeros((5, 8, 8, 1), np.float64)},
+        {"x": np.zeros((5, 8, 9, 1), np.float32)},
+    ],
+    ids=["missing", "misnamed", "of another dtype", "of another shape"],
+)
+def test_inputs_that_the_graph_cannot_take_are_refused(
+    workers: Workers, exported: Callable[[str], Exported], runtime: str, inputs: dict[str, Any]
+) -> None:
+    with pytest.raises(InterpreterFailed, match="could not run infer"):
+        workers[runtime].run("tests.edge_runtime.tasks:call_signature", exported("mlp"), "infer", inputs)
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("Node number 3 failed"), ValueError("Cannot set tensor")])
+def test_what_a_runtime_raises_is_kept_as_the_cause_and_not_shown(raised: Exception) -> None:
+    with pytest.raises(InterpreterFailed) as refused, failures_translated("litert 2.1.0", "run train"):
+        raise raised
+    assert refused.value.__cause__ is raised
+    assert (refused.value.code, refused.value.detail) == ("interpreter-failed", "litert 2.1.0 could not run train")
+
+
+def test_a_mistake_of_ours_is_not_taken_for_the_runtimes() -> None:
+    with pytest.raises(KeyError), failures_translated("litert 2.1.0", "run train"):
+        raise KeyError("no such signature")

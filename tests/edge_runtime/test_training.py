@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from edge_runtime.examples import Examples
+from edge_runtime.protocol.bundle import SEED_LIMIT
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, InvalidWeights, NonFiniteTraining
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.training import Interrupted
+from edge_runtime.training import Interrupted, train
 from model_export.spec import Exported
+from tests.edge_runtime.linear import BATCH, BUNDLE_SHA256, SLOTS, linear, targets
 from tests.edge_runtime.test_model import Run, examples, run
 from tests.exports import BATCH_SIZE, CLASSES, INPUT_SHAPE
 
@@ -32,13 +34,17 @@ def first_weights(exported: Exported) -> Weights:
 
 
 def plan_for(exported: Exported, **changes: Any) -> Plan:
-    plan = Plan(
+    return replace(plan_of(exported.bundle_sha256, BATCH_SIZE), **changes)
+
+
+def plan_of(bundle_sha256: str, batch_size: int) -> Plan:
+    return Plan(
         version=Plan.VERSION,
         tenant="acme",
         population="digits",
-        bundle_sha256=exported.bundle_sha256,
+        bundle_sha256=bundle_sha256,
         epochs=3,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         learning_rate=0.1,
         proximal_mu=0.0,
         clipping_norm=1.0,
@@ -53,7 +59,6 @@ def plan_for(exported: Exported, **changes: Any) -> Plan:
         min_examples=1,
         time_limit_s=60.0,
     )
-    return replace(plan, **changes)
 
 
 def stripes(count: int) -> Examples:
@@ -123,3 +128,61 @@ def test_examples_that_do_not_fit_are_refused(run: Run, model: Exported) -> None
 def test_weights_that_do_not_fit_are_refused(run: Run, model: Exported) -> None:
     with pytest.raises(InvalidWeights):
         run("trained", model, first_weights(model)[1:], plan_for(model), examples(13), 0)
+
+
+LINEAR_PLAN = plan_of(BUNDLE_SHA256, BATCH)
+LINEAR_WEIGHTS = np.linspace(-1, 1, 8, dtype=np.float32)
+
+
+def test_a_model_without_seeds_takes_nothing_from_the_generator_but_the_order() -> None:
+    rng, orders = np.random.default_rng(3), np.random.default_rng(3)
+    model, asked = linear()
+    local = targets(7)
+    train(model, LINEAR_WEIGHTS, LINEAR_PLAN, local, rng)
+    expected = [order[begin : begin + BATCH] for order in _orders(orders) for begin in (0, BATCH)]
+    steps = asked.inputs_of("train")
+    assert len(steps) == len(expected) == 6
+    for inputs, positions in zip(steps, expected, strict=True):
+        assert (inputs["x"][: len(positions)] == local.x[positions]).all()
+    assert rng.bit_generator.state == orders.bit_generator.state
+
+
+def _orders(rng: np.random.Generator) -> list[Any]:
+    return [rng.permutation(7) for _epoch in range(LINEAR_PLAN.epochs)]
+
+
+def test_a_seeded_model_gets_a_seed_of_its_own_for_every_step() -> None:
+    rng, mirrored = np.random.default_rng(3), np.random.default_rng(3)
+    model, asked = linear(seeded=True)
+    train(model, LINEAR_WEIGHTS, LINEAR_PLAN, targets(7), rng)
+    expected = []
+    for _epoch in range(LINEAR_PLAN.epochs):
+        mirrored.permutation(7)
+        expected += [int(mirrored.integers(SEED_LIMIT)) for _step in range(2)]
+    assert [int(inputs["seed"]) for inputs in asked.inputs_of("train")] == expected
+    assert len(set(expected)) == 6
+
+
+@pytest.mark.parametrize("changes", [{"slots": SLOTS}, {"seeded": True}, {"dynamic_batch": True}, {"proximal": True}])
+def test_a_second_run_in_the_same_interpreter_gives_the_same_bits(changes: dict[str, Any]) -> None:
+    model, _asked = linear(**changes)
+    plan = replace(LINEAR_PLAN, proximal_mu=0.5 if "proximal" in changes else 0.0)
+    first, second = (
+        train(model, LINEAR_WEIGHTS, plan, targets(7), np.random.default_rng(3)).delta.tobytes() for _run in range(2)
+    )
+    assert first == second
+
+
+def test_momentum_takes_part_in_training() -> None:
+    plain, heavy = (
+        train(linear(slots=slots)[0], LINEAR_WEIGHTS, LINEAR_PLAN, targets(7), np.random.default_rng(3)).delta
+        for slots in ((), SLOTS)
+    )
+    assert np.linalg.norm(heavy - plain) > 0.1
+
+
+def test_a_plan_with_a_proximal_term_that_the_graph_lacks_is_refused() -> None:
+    model, asked = linear()
+    with pytest.raises(InvalidPlan, match="without the FedProx term"):
+        train(model, LINEAR_WEIGHTS, replace(LINEAR_PLAN, proximal_mu=0.5), targets(7), np.random.default_rng(3))
+    assert not asked.inputs_of("train")

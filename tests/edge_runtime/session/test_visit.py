@@ -241,6 +241,7 @@ def test_a_checkpoint_signed_by_the_tenant_is_not_the_coordinators() -> None:
         (errors.InvalidPlan(""), Outcome.PLAN_REFUSED),
         (errors.NonFiniteTraining(""), Outcome.NON_FINITE_TRAINING),
         (errors.InterpreterMissing(""), Outcome.INTERPRETER_FAILED),
+        (errors.InterpreterFailed(""), Outcome.INTERPRETER_FAILED),
         (errors.InvalidWeights(""), Outcome.INTERPRETER_FAILED),
     ],
     ids=lambda value: getattr(value, "code", value),
