@@ -83,7 +83,7 @@ def visit_once(
 def _visit(driver: Driver, offer: Offer, roots: TrustRoots, rows: list[list[float]]) -> VisitEnd:
     def run_plan(work: Work) -> bytes | Outcome:
         rng = np.random.default_rng()
-        local, stop = _examples(rows, work.bundle.manifest), time_limit(work.plan.time_limit_s)
+        local, stop = examples_of(rows, work.bundle.manifest), time_limit(work.plan.time_limit_s)
         try:
             trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, local, rng, stop=stop)
         except Interrupted as interrupted:
@@ -111,7 +111,7 @@ def _rows(path: Path) -> list[list[float]]:
     return rows
 
 
-def _examples(rows: list[list[float]], manifest: Manifest) -> Examples:
+def examples_of(rows: list[list[float]], manifest: Manifest) -> Examples:
     """Shape rows as the bundle wants them; whether they fit is checked before training.
 
     Raises:
