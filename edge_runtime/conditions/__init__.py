@@ -24,7 +24,7 @@ class Conditions:
         charging: It has power from outside and does not draw on a battery. True where there is no battery.
         battery_level: 0 to 1 of a full battery; None also where there is none.
         online: It has a network that leads to the internet, as far as the system knows.
-        metered: That network costs money, or its owner asked to use little of it.
+        metered: That network costs money, or its owner asked to use little of it. False while there is none.
         thermal: How hot it is.
         free_storage_bytes: What the app may still write.
         power_saver: Its owner saves power. False where there is no such switch.

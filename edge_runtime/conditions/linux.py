@@ -118,18 +118,26 @@ class LinuxSource:
     def read(self) -> Conditions:
         """Look now. What needs time to tell, the use of processors, is told of the time since the last look."""
         supplies = power(self._sys)
-        metered, connected = self._bus(*NETWORK, ("Metered", "Connectivity")) or (None, None)
-        online = _ONLINE.get(connected) if isinstance(connected, int) else None
+        online, metered = self._network()
         return Conditions(
             in_use=self._in_use(),
             charging=supplies.charging,
             battery_level=supplies.battery_level,
-            online=self._has_route() if online is None else online,
-            metered=_METERED.get(metered) if isinstance(metered, int) else None,
+            online=online,
+            metered=metered,
             thermal=heat(self._sys),
             free_storage_bytes=self._free_bytes(),
             power_saver=text(self._sys / "firmware/acpi/platform_profile") == "low-power",
         )
+
+    def _network(self) -> tuple[bool | None, bool | None]:
+        """Online and metered, as NetworkManager says; without it, only whether there is a route."""
+        metered, connected = self._bus(*NETWORK, ("Metered", "Connectivity")) or (None, None)
+        online = _ONLINE.get(connected) if isinstance(connected, int) else None
+        if online is None:
+            online = self._has_route()
+        known = _METERED.get(metered) if isinstance(metered, int) else None
+        return online, False if online is False else known
 
     def _in_use(self) -> bool | None:
         """Somebody is at a session, or other programs need the processors."""

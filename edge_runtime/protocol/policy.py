@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.enrolment import LONGEST_DELAY_S
 
 DAY_S: Final = 86_400
+LONGEST_SPAN_S: Final = 366 * DAY_S
 MOST_PARTICIPATIONS: Final = 1 << 31
 
 
@@ -91,12 +91,9 @@ class Policy:
         wire.require(0 <= self.daily_bytes < wire.INTEGER_LIMIT, "daily_bytes is 0 or more")
         wire.require(0 <= self.daily_battery_share <= 1, "daily_battery_share is 0 to 1")
         wire.require(0 < self.slice_s <= DAY_S, "slice_s is above 0 and at most a day")
-        wire.require(0 <= self.first_run_delay_s <= LONGEST_DELAY_S, "first_run_delay_s is at most 30 days")
-        wire.require(
-            0 <= self.min_interval_s <= self.max_interval_s <= LONGEST_DELAY_S,
-            "min_interval_s is at most max_interval_s, and that at most 30 days",
-        )
-        wire.require(0 <= self.min_separation_s <= 366 * DAY_S, "min_separation_s is at most a year")
+        spans_s = (self.first_run_delay_s, self.min_interval_s, self.max_interval_s, self.min_separation_s)
+        wire.require(all(0 <= span_s <= LONGEST_SPAN_S for span_s in spans_s), "every span is 0 to a year")
+        wire.require(self.min_interval_s <= self.max_interval_s, "min_interval_s is at most max_interval_s")
         wire.require(
             self.max_participations is None or 0 <= self.max_participations <= MOST_PARTICIPATIONS,
             "max_participations is 0 or more",
