@@ -10,13 +10,13 @@ from typing import Annotated, Final
 
 import typer
 
-from edge_runtime.protocol.bundle import Features, Manifest, verify_bundle
+from edge_runtime.protocol.bundle import Manifest, Schema, verify_bundle
 from edge_runtime.protocol.errors import Malformed, Refusal
 from edge_runtime.protocol.keys import PublicKey, digest
 from model_export import keyfile
 from model_export.errors import SUPPORTED, UnsupportedModel
 from model_export.load import load, where
-from model_export.spec import Exported, ExportSpec
+from model_export.spec import Exported, ExportSpec, class_labels
 
 BUNDLE_FILE: Final = "bundle.ewb"
 CHECKPOINT_FILE: Final = "checkpoint.ewc"
@@ -68,9 +68,13 @@ def build(
     with _one_line_errors():
         key = keyfile.read(tenant_key)
         names = tuple(class_names.split(",")) if class_names else tuple(str(label) for label in range(classes))
-        features = Features(shape=_sides(input_shape), dtype="float32", low=low, high=high)
+        features = Schema(shape=_sides(input_shape), dtype="float32", low=low, high=high)
         spec = ExportSpec(
-            name=name or model.rpartition(":")[2], features=features, class_names=names, batch_size=batch_size
+            name=name or model.rpartition(":")[2],
+            features=features,
+            labels=class_labels(names),
+            class_names=names,
+            batch_size=batch_size,
         )
         where(model)
         _quiet_tensorflow()

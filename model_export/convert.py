@@ -1,4 +1,4 @@
-"""From a Keras model to a signed bundle and the first checkpoint."""
+"""From a model to a signed bundle and the first checkpoint."""
 
 from __future__ import annotations
 
@@ -6,58 +6,50 @@ import importlib.metadata
 import re
 import tempfile
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from edge_runtime.protocol.bundle import Manifest, Operator, Role, Tensor, encode_bundle
+from edge_runtime.protocol.bundle import Manifest, Measured, Operator, Output, encode_bundle
 from edge_runtime.protocol.checkpoint import encode_checkpoint
 from edge_runtime.protocol.keys import SigningKey, digest
+from model_export import objectives, optimizers
+from model_export.compact import compacted
 from model_export.errors import UnsupportedModel, unsupported
 from model_export.flatbuffer import minimum_runtime, operators
-from model_export.gradients import builtin_gradients
 from model_export.signatures import Signatures
 from model_export.spec import Exported, ExportSpec
-
-_RESERVED: Final = frozenset({"clip", "norm", "ok"})
-"""Names that signatures use beside those of tensors."""
+from model_export.subject import Subject, subject
 
 
-def export(model: keras.Model, spec: ExportSpec, key: SigningKey) -> Exported:
-    """Convert a model with all of its signatures; its current weights become model version 0.
+def export(
+    model: keras.Model | tf.Module, spec: ExportSpec, key: SigningKey, measured: Measured | None = None
+) -> Exported:
+    """Convert a model with all of its signatures; its current weights, or fresh ones, become model version 0.
 
     Guarantee: the graph has built-in operators only. The model itself is not changed.
 
     Args:
-        model: Built; takes `spec.features` and ends in one output for each class, before or after a softmax.
+        model: Built; takes `spec.features` and gives what `spec.loss` compares with `spec.labels`.
         key: The tenant's; signs both files.
+        measured: What a step cost, for the manifest.
 
     Raises:
         UnsupportedModel: Something in the model does not train on a stock interpreter, or does not fit the spec.
     """
-    _check_interface(model, spec)
-    tensors = tensors_of(model)
-    signatures = Signatures(model, tensors, spec)
-    graph = _convert(model, signatures, _trace(signatures))
-    manifest = Manifest(
-        version=Manifest.VERSION,
-        name=spec.name,
-        graph_sha256=digest(graph).hex(),
-        tensors=tensors,
-        features=spec.features,
-        class_names=spec.class_names,
-        batch_size=spec.batch_size,
-        signatures=tuple(sorted(signatures.functions())),
-        operators=_builtin_only(operators(graph)),
-        minimum_runtime=minimum_runtime(graph),
-        exporter=_exporter(),
+    made = subject(_reseeded(model, spec.seed), spec)
+    signatures = Signatures(made, spec)
+    functions = signatures.functions()
+    traced = {name: function.get_concrete_function() for name, function in functions.items()}
+    graph, weights = compacted(
+        _convert(signatures, traced), [one.variable.numpy() for one in made.weights], spec.storage
     )
+    manifest = _manifest(made, spec, signatures, graph, tuple(sorted(functions)), measured)
     bundle = encode_bundle(manifest, graph, key)
     bundle_sha256 = digest(bundle).hex()
-    weights = np.concatenate([np.asarray(variable.numpy(), np.float32).reshape(-1) for variable in model.weights])
-    checkpoint = encode_checkpoint(weights, bundle_sha256, 0, key)
+    checkpoint = encode_checkpoint(np.concatenate([one.reshape(-1) for one in weights]), bundle_sha256, 0, key)
     return Exported(
         manifest=manifest,
         bundle=bundle,
@@ -67,63 +59,56 @@ def export(model: keras.Model, spec: ExportSpec, key: SigningKey) -> Exported:
     )
 
 
-def _check_interface(model: keras.Model, spec: ExportSpec) -> None:
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            raise unsupported(
-                f"the layer {layer.name!r} is a BatchNormalization, whose moving statistics no device reports; "
-                "set its trainable to False, or leave it out"
-            )
-    expected = (None, *spec.features.shape)
-    found = getattr(model, "input_shape", None)
-    if not isinstance(found, tuple) or len(found) != len(expected) or found[1:] != expected[1:]:
-        raise UnsupportedModel(f"the model takes inputs of shape {found}, not {expected}")
-    outputs, classes = model.output_shape, len(spec.class_names)
-    if outputs != (None, classes):
-        raise UnsupportedModel(
-            f"the model gives outputs of shape {outputs}, not {(None, classes)} for {classes} classes"
-        )
-    if not model.trainable_variables:
-        raise UnsupportedModel("the model has no trainable weights")
-    for variable in model.weights:
-        if variable.dtype != "float32":
-            raise unsupported(f"the weights {variable.path} are {variable.dtype}, not float32")
+def _reseeded(model: keras.Model | tf.Module, seed: int | None) -> keras.Model | tf.Module:
+    """The model with fresh weights, if a seed is given; the model itself keeps its own."""
+    if seed is None:
+        return model
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModel("a tf.Module cannot be given fresh weights; leave out the seed")
+    keras.utils.set_random_seed(seed)
+    return keras.models.clone_model(model)
 
 
-def tensors_of(model: keras.Model) -> tuple[Tensor, ...]:
-    """The model's weights in Keras's order, named by layer and variable."""
-    trainable = {id(variable) for variable in model.trainable_variables}
-    tensors: list[Tensor] = []
-    taken = set(_RESERVED)
-    for variable in model.weights:
-        stem = re.sub(r"\W", "_", variable.path.removeprefix(f"{model.name}/"), flags=re.ASCII)
-        name, copies = stem, 1
-        while name in taken:
-            copies += 1
-            name = f"{stem}_{copies}"
-        taken.add(name)
-        shape = tuple(int(side) for side in variable.shape)
-        tensors.append(Tensor(name=name, shape=shape, trainable=id(variable) in trainable, role=Role.BASE))
-    return tuple(tensors)
+def _manifest(
+    made: Subject,
+    spec: ExportSpec,
+    signatures: Signatures,
+    graph: bytes,
+    names: tuple[str, ...],
+    measured: Measured | None,
+) -> Manifest:
+    return Manifest(
+        version=Manifest.VERSION,
+        name=spec.name,
+        graph_sha256=digest(graph).hex(),
+        tensors=made.tensors,
+        slots=tuple(signatures.slots),
+        features=spec.features,
+        inputs=made.inputs,
+        labels=spec.labels,
+        class_names=spec.class_names,
+        outputs=tuple(Output(name=name, shape=tuple(shape[1:])) for name, shape in signatures.outputs.items()),
+        loss=objectives.loss_name(spec),
+        metrics=tuple(metric.value for metric in spec.metrics),
+        optimizer=optimizers.name_of(spec.optimizer),
+        proximal=spec.proximal,
+        seeded=signatures.seeded,
+        batch_size=spec.batch_size,
+        dynamic_batch=spec.dynamic_batch,
+        default_plan=spec.default_plan,
+        signatures=names,
+        operators=_builtin_only(operators(graph)),
+        minimum_runtime=minimum_runtime(graph),
+        measured=measured,
+        exporter=_exporter(),
+    )
 
 
-def _trace(signatures: Signatures) -> dict[str, Any]:
-    """Trace every signature with gradients of built-in operators."""
-    try:
-        with builtin_gradients():
-            return {name: function.get_concrete_function() for name, function in signatures.functions().items()}
-    except LookupError as problem:  # TensorFlow: "gradient registry has no entry for: ..."
-        raise unsupported(f"an operator has no gradient ({problem})") from problem
-
-
-def _convert(model: keras.Model, signatures: Signatures, traced: Mapping[str, Any]) -> bytes:
-    """Convert traced signatures to one TFLite file that holds the weights once.
-
-    The anchors start as copies of the weights, so that the converter stores the two as one buffer.
-    """
+def _convert(signatures: Signatures, traced: Mapping[str, Any]) -> bytes:
+    """Convert traced signatures to one TFLite file."""
     module = tf.Module()
-    module.variables_of_model = [variable.value for variable in model.variables]
-    module.anchors = signatures.anchors
+    module.weights = [one.variable for one in signatures.weights]
+    module.others = [*signatures.anchors.values(), *signatures.slot_variables, *signatures.sums]
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=dict(traced))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(traced))

@@ -48,6 +48,8 @@ def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> ke
     takes_shape = {"input_shape", "classes"} <= set(inspect.signature(function).parameters)
     try:
         model = function(input_shape=input_shape, classes=classes) if takes_shape else function()
+    except UnsupportedModel:
+        raise
     except Exception as problem:
         raise UnsupportedModel(f"{name} failed: {_first_line(problem)}") from problem
     if not isinstance(model, keras.Model):
@@ -58,12 +60,12 @@ def load(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> ke
 
 
 def _of_zoo(name: str) -> Callable[..., object]:
-    from model_export import zoo
+    from model_export.zoo import ZOO
 
-    if name not in zoo.__all__:
-        raise UnsupportedModel(f"the zoo has no {name!r}; it has {', '.join(zoo.__all__)}")
-    function: Callable[..., object] = getattr(zoo, name)
-    return function
+    if name not in ZOO:
+        raise UnsupportedModel(f"the zoo has no {name!r}; it has {', '.join(ZOO)}")
+    reference = ZOO[name]
+    return lambda input_shape, classes: reference.build(reference.spec_for(input_shape, classes))
 
 
 def _of_file(path: Path, name: str) -> Callable[..., object]:

@@ -2,26 +2,33 @@
 
 | signature | inputs | outputs |
 |---|---|---|
-| train | x, y, mask (1 for a real example, 0 for padding), lr, mu | loss, correct |
-| evaluate | x, y, mask | loss_sum, correct, count |
-| infer | x | logits, probabilities |
-| begin_round | – | ok; copies the weights to the anchor |
+| train | x, y, mask (1: real, 0: padding), lr; mu and seed if the manifest says so | loss, metric sums |
+| evaluate | x, y, mask | loss_sum, metric sums, count |
+| infer | x | outputs by name |
+| begin_round | – | ok; copies the weights to the anchor, resets the optimiser's slots |
 | delta | clip | trained minus anchor for each shared tensor, scaled to a norm of at most clip; norm before that |
 | get_weights, set_weights | – / tensors by name | tensors by name / ok |
+| get_slots, set_slots | – / slots by name | slots by name / ok; only where the optimiser has slots |
+| accumulate | one example as x and y, clip; seed if the manifest says so | norm; adds its clipped gradient up |
+| apply | lr, count | ok; takes lr / count times what was added up, and begins anew |
+
+`accumulate` and `apply` are example-level DP-SGD, on request. Noise is the host's part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from edge_runtime.protocol.bundle import Tensor
-from model_export.errors import unsupported
+from model_export import objectives, optimizers
+from model_export.errors import UnsupportedModel, unsupported
+from model_export.gradients import Emission, Trace
+from model_export.gradients.trace import Key
 from model_export.spec import ExportSpec
+from model_export.subject import Subject, unrolled
 
 Outputs = dict[str, tf.Tensor]
 
@@ -33,125 +40,231 @@ class Signatures:
     """The signatures of one model.
 
     Attributes:
-        variables: The model's weights, in the manifest's order.
-        anchors: The weights at the beginning of a round, for each trainable tensor, in order.
+        weights: The model's, in the manifest's order.
+        trained: Those that training changes, statistics of batches among them.
+        learned: Those of them that have a gradient.
+        slots: Of the optimiser, in the manifest's order.
+        seeded: Whether training draws random numbers.
+        outputs: Of `infer`, by name: their shapes, the batch first.
     """
 
-    def __init__(self, model: keras.Model, tensors: tuple[Tensor, ...], spec: ExportSpec) -> None:
-        self.model = model
-        self.tensors = tensors
+    def __init__(self, subject: Subject, spec: ExportSpec) -> None:
+        self.subject = subject
         self.spec = spec
-        self.variables = [variable.value for variable in model.weights]
-        self.anchors = [tf.Variable(variable, trainable=False) for variable, _tensor in self._trained()]
+        self.weights = subject.weights
+        self.trained = [weight for weight in self.weights if weight.tensor.trainable]
+        self.learned = [weight for weight in self.weights if weight.learned]
+        self.slots = optimizers.slots_of(spec.optimizer, [weight.tensor for weight in self.learned])
+        self.anchors = {weight.variable.ref(): _zeros(weight.tensor) for weight in self.trained}
+        self.slot_variables = [_zeros(slot) for slot in self.slots]
+        self.sums = [_zeros(weight.tensor) for weight in self.learned] if spec.private_steps else []
+        self._batch = None if spec.dynamic_batch else spec.batch_size
+        with unrolled(subject.module):
+            self._training = self._trace_losses(self._batch, training=True)
+            self._evaluation = self._trace_losses(self._batch, training=False)
+            self._single = self._trace_losses(1, training=True) if self.sums else self._training
+            self._inference = Trace(self._infer, [self._batch_specs(self._batch)[0]])
+        self.seeded = self._training.draws
+        self.outputs = self._inference.shapes
 
     def functions(self) -> dict[str, Any]:
         """Every signature as an untraced `tf.function`, by name."""
-        features = self.spec.features
-        x = tf.TensorSpec((self.spec.batch_size, *features.shape), features.dtype, name="x")
-        y = tf.TensorSpec((self.spec.batch_size,), tf.int32, name="y")
-        mask = tf.TensorSpec((self.spec.batch_size,), tf.float32, name="mask")
-        lr, mu, clip = (tf.TensorSpec((), tf.float32, name=name) for name in ("lr", "mu", "clip"))
-        weights = [tf.TensorSpec(tensor.shape, tf.float32, name=tensor.name) for tensor in self.tensors]
+        x, y, mask = self._batch_specs(self._batch)
+        scalars = {name: tf.TensorSpec((), tf.float32, name=name) for name in ("lr", "mu", "clip", "count")}
+        seed = [tf.TensorSpec((), tf.int32, name="seed")] if self.seeded else []
+        mu = [scalars["mu"]] if self.spec.proximal else []
         signatures: dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]] = {
-            "train": (self.train, [x, y, mask, lr, mu]),
+            "train": (self.train, [x, y, mask, scalars["lr"], *mu, *seed]),
             "evaluate": (self.evaluate, [x, y, mask]),
             "infer": (self.infer, [x]),
             "begin_round": (self.begin_round, []),
-            "delta": (self.delta, [clip]),
+            "delta": (self.delta, [scalars["clip"]]),
             "get_weights": (self.get_weights, []),
-            "set_weights": (self.set_weights, weights),
+            "set_weights": (self.set_weights, [_spec_of(weight.tensor) for weight in self.weights]),
         }
+        if self.slots:
+            signatures["get_slots"] = (self.get_slots, [])
+            signatures["set_slots"] = (self.set_slots, [_spec_of(slot) for slot in self.slots])
+        if self.sums:
+            one_x, one_y, _ = self._batch_specs(1)
+            signatures["accumulate"] = (self.accumulate, [one_x, one_y, scalars["clip"], *seed])
+            signatures["apply"] = (self.apply, [scalars["lr"], scalars["count"]])
         return {
             name: tf.function(function, input_signature=inputs, autograph=False)
             for name, (function, inputs) in signatures.items()
         }
 
-    def train(self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, lr: tf.Tensor, mu: tf.Tensor) -> Outputs:
-        """One SGD step on the mean loss of the real examples, plus mu/2 · ‖w - anchor‖² (FedProx).
+    def train(self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, lr: tf.Tensor, *others: tf.Tensor) -> Outputs:
+        """One step on the mean loss of the real examples, plus mu/2 · ‖w - anchor‖² (FedProx).
 
-        The learning rate enters as the gradient of the loss, so that the step is one subtraction a tensor.
         Source: https://arxiv.org/abs/1812.06127.
         """
-        trained = self._trained()
-        variables = [variable for variable, _tensor in trained]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for variable in variables:
-                tape.watch(variable)
-            losses, correct = self._losses(x, y, training=True)
-            loss = tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1.0)
-        steps = tape.gradient(loss, variables, output_gradients=lr)
-        for (variable, tensor), anchor, step in zip(trained, self.anchors, steps, strict=True):
-            if step is None:
-                raise unsupported(f"the weights {tensor.name} have no influence on the model's output")
-            variable.assign_sub(tf.convert_to_tensor(step) + lr * mu * (variable - anchor))
-        return {"loss": loss, "correct": tf.reduce_sum(correct * mask)}
+        given = list(others)
+        mu = given.pop(0) if self.spec.proximal else None
+        values = _Values()
+        count = tf.maximum(tf.reduce_sum(mask), 1.0)
+        rate = lr if optimizers.folds_rate(self.spec.optimizer) else tf.constant(1.0)
+        emission, gradients = self._differentiated(
+            self._training, [x, y, mask], values, given.pop(0) if self.seeded else None, rate / count
+        )
+        weights = [values.of(weight.variable) for weight in self.learned]
+        if mu is not None:
+            anchors = [self.anchors[weight.variable.ref()] for weight in self.learned]
+            gradients = [g + rate * mu * (w - a) for g, w, a in zip(gradients, weights, anchors, strict=True)]
+        slots = [values.of(slot) for slot in self.slot_variables]
+        stepped = optimizers.step(self.spec.optimizer, weights, gradients, slots, lr)
+        _assign([weight.variable for weight in self.learned], stepped.weights)
+        _assign(self.slot_variables, stepped.slots)
+        _assign([self._training.variables[key] for key in emission.updates], list(emission.updates.values()))
+        sums = dict(emission.outputs)
+        return {"loss": sums.pop("loss_sum") / count, **sums}
 
     def evaluate(self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> Outputs:
         """Sums over the real examples."""
-        losses, correct = self._losses(x, y, training=False)
-        return {
-            "loss_sum": tf.reduce_sum(losses * mask),
-            "correct": tf.reduce_sum(correct * mask),
-            "count": tf.reduce_sum(mask),
-        }
+        outputs = Emission(self._evaluation, [x, y, mask], _Values().of).outputs
+        return {**outputs, "count": tf.reduce_sum(mask)}
 
     def infer(self, x: tf.Tensor) -> Outputs:
-        logits = self._logits(x, training=False)
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+        return Emission(self._inference, [x], _Values().of).outputs
 
     def begin_round(self) -> Outputs:
-        for (variable, _tensor), anchor in zip(self._trained(), self.anchors, strict=True):
-            anchor.assign(variable)
-        return {"ok": tf.constant(1)}
+        for weight in self.trained:
+            self.anchors[weight.variable.ref()].assign(weight.variable)
+        for variable in (*self.slot_variables, *self.sums):
+            variable.assign(tf.fill(variable.shape, 0.0))
+        return _ok()
 
     def delta(self, clip: tf.Tensor) -> Outputs:
         """Changes of the shared tensors since `begin_round`, clipped together."""
         changes = {
-            tensor.name: variable - anchor
-            for (variable, tensor), anchor in zip(self._trained(), self.anchors, strict=True)
-            if tensor.shared
+            weight.tensor.name: weight.variable - self.anchors[weight.variable.ref()]
+            for weight in self.trained
+            if weight.tensor.shared
         }
-        norm = tf.sqrt(tf.add_n([tf.reduce_sum(change * change) for change in changes.values()]))
-        scale = tf.minimum(1.0, clip / tf.maximum(norm, _NO_NORM))
+        norm, scale = _clipping(list(changes.values()), clip)
         return {**{name: change * scale for name, change in changes.items()}, "norm": norm}
 
     def get_weights(self) -> Outputs:
-        pairs = zip(self.tensors, self.variables, strict=True)
-        return {tensor.name: tf.identity(variable.read_value()) for tensor, variable in pairs}
+        return {weight.tensor.name: tf.identity(weight.variable.read_value()) for weight in self.weights}
 
-    def set_weights(self, *weights: tf.Tensor) -> Outputs:
-        for variable, value in zip(self.variables, weights, strict=True):
-            variable.assign(value)
-        return {"ok": tf.constant(1)}
+    def set_weights(self, *values: tf.Tensor) -> Outputs:
+        _assign([weight.variable for weight in self.weights], values)
+        return _ok()
 
-    def _trained(self) -> list[tuple[tf.Variable, Tensor]]:
-        pairs = zip(self.variables, self.tensors, strict=True)
-        return [(variable, tensor) for variable, tensor in pairs if tensor.trainable]
+    def get_slots(self) -> Outputs:
+        pairs = zip(self.slots, self.slot_variables, strict=True)
+        return {slot.name: tf.identity(variable.read_value()) for slot, variable in pairs}
 
-    def _losses(self, x: tf.Tensor, y: tf.Tensor, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Cross-entropy of each example, and 1 where its label has the largest logit."""
-        logits = self._logits(x, training=training)
-        correct = tf.cast(tf.equal(tf.argmax(logits, -1, output_type=tf.int32), y), tf.float32)
-        return cross_entropy(logits, y), correct
+    def set_slots(self, *values: tf.Tensor) -> Outputs:
+        _assign(self.slot_variables, values)
+        return _ok()
 
-    def _logits(self, x: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """The model's output, before its softmax if it ends in one."""
-        outputs = self.model(x, training=training)
-        return outputs.op.inputs[0] if outputs.op.type == "Softmax" else outputs
+    def accumulate(self, x: tf.Tensor, y: tf.Tensor, clip: tf.Tensor, *seed: tf.Tensor) -> Outputs:
+        """Add up one example's gradient, clipped to a norm of at most `clip`.
+
+        Source: https://arxiv.org/abs/1607.00133, algorithm 1.
+        """
+        one = tf.constant([1.0])
+        _, gradients = self._differentiated(
+            self._single, [x, y, one], _Values(), seed[0] if seed else None, tf.constant(1.0)
+        )
+        norm, scale = _clipping(gradients, clip)
+        for total, gradient in zip(self.sums, gradients, strict=True):
+            total.assign_add(gradient * scale)
+        return {"norm": norm}
+
+    def apply(self, lr: tf.Tensor, count: tf.Tensor) -> Outputs:
+        """Step along what was added up, over a fixed count."""
+        for weight, total in zip(self.learned, self.sums, strict=True):
+            weight.variable.assign_sub(total.read_value() * (lr / count))
+            total.assign(tf.fill(total.shape, 0.0))
+        return _ok()
+
+    def _differentiated(
+        self, trace: Trace, inputs: Sequence[tf.Tensor], values: _Values, seed: tf.Tensor | None, upstream: tf.Tensor
+    ) -> tuple[Emission, list[tf.Tensor]]:
+        """Emit a training trace, and the gradients of the learned weights for this gradient of the loss's sum."""
+        keys = {variable.ref(): key for key, variable in trace.variables.items()}
+        wanted: list[Key] = []
+        for weight in self.learned:
+            if weight.variable.ref() not in keys:
+                raise _no_influence(weight.tensor)
+            wanted.append(keys[weight.variable.ref()])
+        statistics = [key for key in trace.updates if trace.variables[key].ref() in self.anchors]
+        emission = Emission(trace, inputs, values.of, trained=wanted, updated=statistics, seed=seed)
+        found = []
+        for weight, gradient in zip(self.learned, emission.gradients({"loss_sum": upstream}, wanted), strict=True):
+            if gradient is None:
+                raise _no_influence(weight.tensor)
+            found.append(gradient)
+        return emission, found
+
+    def _trace_losses(self, batch: int | None, *, training: bool) -> Trace:
+        objective = objectives.LOSSES[self.spec.loss] if isinstance(self.spec.loss, str) else self.spec.loss
+
+        def losses(x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> Outputs:
+            outputs = objectives.trained_output(self._called(x, training), self.spec)
+            values = {"loss_sum": objectives.per_example(objective, outputs, y)}
+            for metric in self.spec.metrics:
+                values[metric.value] = objectives.per_example(objectives.METRICS[metric], outputs, y)
+            return {name: tf.reduce_sum(value * mask) for name, value in values.items()}
+
+        return Trace(losses, self._batch_specs(batch))
+
+    def _infer(self, x: tf.Tensor) -> Outputs:
+        return objectives.named_outputs(self._called(x, False), self.spec)
+
+    def _called(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        outputs = self.subject.call(x, training)
+        if not isinstance(outputs, tf.Tensor):
+            raise UnsupportedModel("the model gives several outputs; export one that gives the output to be trained")
+        objectives.check_labels(tuple(outputs.shape.as_list()), self.spec)
+        return outputs
+
+    def _batch_specs(self, batch: int | None) -> list[tf.TensorSpec]:
+        features, labels = self.spec.features, self.spec.labels
+        return [
+            tf.TensorSpec((batch, *features.shape), features.dtype, name="x"),
+            tf.TensorSpec((batch, *labels.shape), labels.dtype, name="y"),
+            tf.TensorSpec((batch,), tf.float32, name="mask"),
+        ]
 
 
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """-log softmax(logits)[label] for each row, with the gradient softmax - one-hot.
+class _Values:
+    """Reads every variable once."""
 
-    The one-hot rows are max(0, 1 - |class - label|): ONE_HOT and its casts keep XNNPACK away.
-    """
-    classes = tf.constant(np.arange(logits.shape[-1], dtype=np.float32))
-    one_hot = tf.nn.relu(1.0 - tf.abs(classes - tf.reshape(tf.cast(labels, tf.float32), [-1, 1])))
+    def __init__(self) -> None:
+        self._read: dict[Any, tf.Tensor] = {}
 
-    def of(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(upstream, [-1, 1]) * (tf.nn.softmax(values) - one_hot)
+    def of(self, variable: tf.Variable) -> tf.Tensor:
+        key = variable.ref()
+        if key not in self._read:
+            self._read[key] = variable.read_value()
+        return self._read[key]
 
-        return -tf.reduce_sum(tf.nn.log_softmax(values) * one_hot, -1), gradient
 
-    return tf.custom_gradient(of)(logits)
+def _clipping(values: Sequence[tf.Tensor], clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The L2 norm of all values together, and the factor that makes it at most `clip`."""
+    norm = tf.sqrt(tf.add_n([tf.reduce_sum(value * value) for value in values]))
+    return norm, tf.minimum(1.0, clip / tf.maximum(norm, _NO_NORM))
+
+
+def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _zeros(tensor: Tensor) -> tf.Variable:
+    return tf.Variable(tf.zeros(tensor.shape), trainable=False)
+
+
+def _spec_of(tensor: Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec(tensor.shape, tf.float32, name=tensor.name)
+
+
+def _ok() -> Outputs:
+    return {"ok": tf.constant(1)}
+
+
+def _no_influence(tensor: Tensor) -> UnsupportedModel:
+    return unsupported(f"the weights {tensor.name} have no influence on the model's output")

@@ -12,39 +12,47 @@ from typing import Final
 import numpy as np
 import tensorflow as tf
 
-from model_export.gradients.registry import Gradient
+from model_export.gradients.rule import Lowered, Rule, copied, lowered
 from model_export.gradients.windows import Pair, Windows, windows_of
 
 _BELOW_ALL: Final = float(np.finfo(np.float32).min)
 
 
-def average_pool(op: tf.Operation, upstream: tf.Tensor) -> tf.Tensor:
+def average_pool(op: tf.Operation, x: tf.Tensor) -> Lowered:
     """dx: the sum, over the windows that hold an input, of dy / inputs in the window."""
-    windows = _windows(op)
-    share = upstream / tf.constant(_inputs_in_windows(windows)[None, :, :, None])
-    return windows.put_back(lambda _offset: share)
+    windows = _windows(op, x)
+
+    def backward(dy: tf.Tensor) -> tuple[tf.Tensor]:
+        share = dy / tf.constant(_inputs_in_windows(windows)[None, :, :, None])
+        return (windows.put_back(lambda _offset: share),)
+
+    return lowered(copied(op, x).outputs[0], backward)
 
 
-def max_pool(op: tf.Operation, upstream: tf.Tensor) -> tf.Tensor:
+def max_pool(op: tf.Operation, x: tf.Tensor) -> Lowered:
     """dx: dy where an input is its window's first maximum, summed over windows.
 
     No window value x exceeds its maximum y, so 1 - sign(y - x) is 1 where x is a maximum and 0 elsewhere.
     """
-    x, largest = op.inputs[0], op.outputs[0]
-    windows = _windows(op)
-    padded = windows.pad(x, _BELOW_ALL)
-    parts: dict[Pair, tf.Tensor] = {}
-    unclaimed = tf.constant(1.0)
-    for offset in windows.offsets():
-        first = unclaimed * (1.0 - tf.sign(largest - windows.at(padded, offset)))
-        unclaimed = unclaimed - first
-        parts[offset] = upstream * first
-    return windows.put_back(parts.__getitem__)
+    largest = copied(op, x).outputs[0]
+    windows = _windows(op, x)
+
+    def backward(dy: tf.Tensor) -> tuple[tf.Tensor]:
+        image = windows.pad(x, _BELOW_ALL)
+        parts: dict[Pair, tf.Tensor] = {}
+        unclaimed = tf.constant(1.0)
+        for offset in windows.offsets():
+            first = unclaimed * (1.0 - tf.sign(largest - windows.at(image, offset)))
+            unclaimed = unclaimed - first
+            parts[offset] = dy * first
+        return (windows.put_back(parts.__getitem__),)
+
+    return lowered(largest, backward)
 
 
-def _windows(op: tf.Operation) -> Windows:
-    ksize = op.get_attr("ksize")
-    return windows_of(op, op.inputs[0], (ksize[1], ksize[2]))
+def _windows(op: tf.Operation, x: tf.Tensor) -> Windows:
+    _, height, width, _ = op.get_attr("ksize")
+    return windows_of(op, (x.shape[1], x.shape[2]), (height, width))
 
 
 def _inputs_in_windows(windows: Windows) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -57,4 +65,4 @@ def _inputs_in_windows(windows: Windows) -> np.ndarray[tuple[int, int], np.dtype
     return counts
 
 
-GRADIENTS: Final[Mapping[str, Gradient]] = {"AvgPool": average_pool, "MaxPool": max_pool}
+RULES: Final[Mapping[str, Rule]] = {"AvgPool": average_pool, "MaxPool": max_pool}

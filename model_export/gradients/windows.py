@@ -1,7 +1,7 @@
 """Where the windows of a convolution or a pooling lie, and how values are gathered from them and put back.
 
-Along one axis of length n, with window k, stride s and padding (before, after), output position t sees the padded input
-positions t·s ... t·s + k - 1. All tensors are NHWC with static shapes.
+Along one axis of length n, with window k, dilation d, stride s and padding (before, after), output position t sees the
+padded input positions t·s, t·s + d, ... t·s + (k - 1)·d. All tensors are NHWC; height and width are known.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Final
 import tensorflow as tf
 
 from model_export.errors import unsupported
+from model_export.gradients.layout import padded, with_gaps
+from model_export.gradients.rule import attribute
 
 Pair = tuple[int, int]
 """A value for height and one for width."""
@@ -20,7 +22,7 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 """Rows above and below; columns left and right."""
 
-_UNPADDED: Final[Padding] = ((0, 0), (0, 0))
+UNPADDED: Final[Padding] = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,14 @@ class Windows:
         window: Rows and columns of one window.
         stride: Between windows.
         padding: Around the input.
+        dilation: Between the rows and columns that one window sees.
     """
 
     size: Pair
     window: Pair
     stride: Pair
     padding: Padding
+    dilation: Pair = (1, 1)
 
     @property
     def count(self) -> Pair:
@@ -47,10 +51,16 @@ class Windows:
     @property
     def tiling(self) -> bool:
         """Whether the windows lie side by side, without gaps, overlaps or padding."""
-        return self.window == self.stride and self.padding == _UNPADDED
+        return self.window == self.stride and self.padding == UNPADDED and self.dilation == (1, 1)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether output and input are the same positions."""
+        return self.window == (1, 1) and self.stride == (1, 1) and self.padding == UNPADDED
 
     def _along(self, axis: int) -> int:
-        return (self.size[axis] + sum(self.padding[axis]) - self.window[axis]) // self.stride[axis] + 1
+        reach = (self.window[axis] - 1) * self.dilation[axis] + 1
+        return (self.size[axis] + sum(self.padding[axis]) - reach) // self.stride[axis] + 1
 
     def offsets(self) -> list[Pair]:
         """The positions inside a window, row by row."""
@@ -58,22 +68,27 @@ class Windows:
 
     def pad(self, x: tf.Tensor, value: float = 0.0) -> tf.Tensor:
         """Put the padding around the input."""
-        return _padded(x, self.padding, value)
+        if self.padding == UNPADDED:
+            return x
+        return tf.pad(x, [(0, 0), *self.padding, (0, 0)], constant_values=value)
 
-    def at(self, padded: tf.Tensor, offset: Pair) -> tf.Tensor:
+    def at(self, padded_x: tf.Tensor, offset: Pair) -> tf.Tensor:
         """The value at one position of every window: shape (n, *count, channels)."""
-        (rows, columns), (top, left), channels = self.count, offset, padded.shape[3]
+        (rows, columns), channels = self.count, padded_x.shape[3]
+        top, left = (offset[axis] * self.dilation[axis] for axis in (0, 1))
+        batch = -1 if padded_x.shape[0] is None else padded_x.shape[0]
         if self.stride == (1, 1):
-            return tf.slice(padded, [0, top, left, 0], [-1, rows, columns, channels])
+            return tf.slice(padded_x, [0, top, left, 0], [batch, rows, columns, channels])
         if self.tiling:
             # An axis for the rows of a window, and columns beside channels: SLICE is faster than STRIDED_SLICE.
             (height, width) = self.window
-            reached = tf.slice(padded, [0, 0, 0, 0], [-1, rows * height, columns * width, channels])
+            reached = tf.slice(padded_x, [0, 0, 0, 0], [batch, rows * height, columns * width, channels])
             tiles = tf.reshape(reached, [-1, rows, height, columns, width * channels])
-            value = tf.slice(tiles, [0, 0, top, 0, left * channels], [-1, rows, 1, columns, channels])
+            value = tf.slice(tiles, [0, 0, top, 0, left * channels], [batch, rows, 1, columns, channels])
             return tf.reshape(value, [-1, rows, columns, channels])
         down, across = self.stride
-        return padded[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across, :]
+        last = (top + (rows - 1) * down + 1, left + (columns - 1) * across + 1)
+        return padded_x[:, top : last[0] : down, left : last[1] : across, :]
 
     def put_back(self, part: Callable[[Pair], tf.Tensor]) -> tf.Tensor:
         """The adjoint of `pad` and `at`, summed over the offsets: shape (n, *size, channels).
@@ -85,10 +100,11 @@ class Windows:
             return self._side_by_side(part)
         height, width = (self.size[axis] + sum(self.padding[axis]) for axis in (0, 1))
         total = None
-        for top, left in self.offsets():
-            spread = with_zeros_between(part((top, left)), self.stride)
-            below, right = height - top - spread.shape[1], width - left - spread.shape[2]
-            placed = _padded(spread, ((top, below), (left, right)))
+        for offset in self.offsets():
+            top, left = (offset[axis] * self.dilation[axis] for axis in (0, 1))
+            apart = spaced(part(offset), self.stride)
+            below, right = height - top - apart.shape[1], width - left - apart.shape[2]
+            placed = padded(apart, [(0, 0), (top, below), (left, right), (0, 0)])
             total = placed if total is None else total + placed
         (top, _), (left, _) = self.padding
         return tf.slice(total, [0, top, left, 0], [-1, *self.size, -1])
@@ -103,47 +119,43 @@ class Windows:
             lines.append(tf.reshape(line, [-1, rows, columns * width * channels]))
         tiled = tf.reshape(tf.concat(lines, -1), [-1, rows * height, columns * width, channels])
         below, right = self.size[0] - rows * height, self.size[1] - columns * width
-        return _padded(tiled, ((0, below), (0, right)))
+        return padded(tiled, [(0, 0), (0, below), (0, right), (0, 0)])
 
 
-def windows_of(op: tf.Operation, x: tf.Tensor, window: Pair) -> Windows:
-    """Read stride and padding of a Conv2D, MaxPool or AvgPool operation.
+def windows_of(op: tf.Operation, size: Pair, window: Pair) -> Windows:
+    """Read stride, dilation and padding of a convolution or pooling over an input of this size.
 
     Raises:
-        UnsupportedModel: The layout is not NHWC, or the padding is explicit.
+        UnsupportedModel: The layout is not NHWC, or a side is not known.
     """
-    layout, kind = op.get_attr("data_format").decode(), op.get_attr("padding").decode()
-    if layout != "NHWC" or kind not in ("SAME", "VALID"):
-        raise unsupported(f"the operator {op.name} has the layout {layout} and {kind} padding")
-    strides = op.get_attr("strides")
-    size, stride = (x.shape[1], x.shape[2]), (strides[1], strides[2])
+    if attribute(op, "data_format") != "NHWC":
+        raise unsupported(f"the operator {op.name} ({op.type}) has its channels first")
+    if None in size:
+        raise unsupported(f"the operator {op.name} ({op.type}) takes images of unknown size")
+    _, down, across, _ = op.get_attr("strides")
+    stride, dilation = (down, across), (1, 1)
+    if "dilations" in op.node_def.attr:
+        _, *apart, _ = op.get_attr("dilations")
+        dilation = (apart[0], apart[1])
+    kind = attribute(op, "padding")
+    if kind == "EXPLICIT":
+        _, _, above, below, left, right, _, _ = op.get_attr("explicit_paddings")
+        return Windows(size, window, stride, ((above, below), (left, right)), dilation)
     if kind == "VALID":
-        return Windows(size, window, stride, _UNPADDED)
-    vertical, horizontal = (_same(size[axis], window[axis], stride[axis]) for axis in (0, 1))
-    return Windows(size, window, stride, (vertical, horizontal))
+        return Windows(size, window, stride, UNPADDED, dilation)
+    vertical, horizontal = (_same(size[axis], (window[axis] - 1) * dilation[axis] + 1, stride[axis]) for axis in (0, 1))
+    return Windows(size, window, stride, (vertical, horizontal), dilation)
 
 
-def with_zeros_between(x: tf.Tensor, stride: Pair) -> tf.Tensor:
+def spaced(x: tf.Tensor, stride: Pair) -> tf.Tensor:
     """Put stride - 1 zeros between neighbours: shape (n, (h - 1)·s + 1, (w - 1)·s + 1, c)."""
-    batch, height, width, channels = x.shape
-    down, across = stride
-    if across > 1:
-        x = tf.pad(tf.reshape(x, [-1, 1, channels]), [[0, 0], [0, across - 1], [0, 0]])
-        x = tf.reshape(x, [batch, height, width * across, channels])[:, :, : (width - 1) * across + 1]
-        width = x.shape[2]
-    if down > 1:
-        x = tf.pad(tf.reshape(x, [-1, 1, width * channels]), [[0, 0], [0, down - 1], [0, 0]])
-        x = tf.reshape(x, [batch, height * down, width, channels])[:, : (height - 1) * down + 1]
+    for axis in (2, 1):
+        if stride[axis - 1] > 1:
+            x = with_gaps(x, axis, stride[axis - 1])
     return x
 
 
-def _same(size: int, window: int, stride: int) -> Pair:
+def _same(size: int, reach: int, stride: int) -> Pair:
     """Padding that gives ⌈size / stride⌉ windows; an odd one goes after."""
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
     return total // 2, total - total // 2
-
-
-def _padded(x: tf.Tensor, padding: Padding, value: float = 0.0) -> tf.Tensor:
-    if padding == _UNPADDED:
-        return x
-    return tf.pad(x, [(0, 0), *padding, (0, 0)], constant_values=value)

@@ -1,0 +1,37 @@
+"""Cross-entropy over logits, with the gradient softmax - label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import tensorflow as tf
+
+from model_export.gradients.embedding import one_hot
+from model_export.gradients.rule import Lowered, Rule
+
+
+def sparse_cross_entropy(op: tf.Operation, logits: tf.Tensor, labels: tf.Tensor) -> Lowered:
+    """SparseSoftmaxCrossEntropyWithLogits: -log softmax(logits)[label] for each row."""
+    return _cross_entropy(logits, one_hot(labels, logits.shape[-1]))
+
+
+def cross_entropy(op: tf.Operation, logits: tf.Tensor, shares: tf.Tensor) -> Lowered:
+    """SoftmaxCrossEntropyWithLogits: -Σ shares · log softmax(logits) for each row; shares add up to 1."""
+    return _cross_entropy(logits, shares)
+
+
+def _cross_entropy(logits: tf.Tensor, shares: tf.Tensor) -> Lowered:
+    loss = -tf.reduce_sum(tf.nn.log_softmax(logits) * shares, -1)
+    slope = tf.nn.softmax(logits) - shares
+
+    def backward(dloss: tf.Tensor, _dslope: tf.Tensor | None) -> tuple[tf.Tensor, None]:
+        return tf.expand_dims(dloss, -1) * slope, None
+
+    return Lowered((loss, slope), backward)
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "SparseSoftmaxCrossEntropyWithLogits": sparse_cross_entropy,
+    "SoftmaxCrossEntropyWithLogits": cross_entropy,
+}

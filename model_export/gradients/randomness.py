@@ -1,0 +1,73 @@
+"""Random numbers for dropout and noise layers, from a seed that the host gives to each step.
+
+TFLite's own RANDOM_UNIFORM keeps its state inside the interpreter, where a savepoint cannot reach it: an interrupted
+training would not repeat. Here the numbers are a function of the seed and the position, in whole numbers that float32
+holds exactly on every device: with P = 2039 each position i = r P + c and the seed s = s₁ P + s₀ give
+u = (a c + b r + d s₀ + e s₁ + k) mod P, then u³ mod P (a permutation, since 3 does not divide P - 1), then the same
+once more with other coefficients. No sum exceeds 2²⁴. A number is (u + ½) / P: probabilities are met to 1/2039.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import tensorflow as tf
+
+from model_export.errors import unsupported
+from model_export.gradients.rule import Lowered, Rule, lowered
+
+_P: Final = 2039.0
+
+DRAWS: Final = frozenset(
+    {"StatelessRandomUniformV2", "StatelessRandomNormalV2", "RandomUniform", "RandomStandardNormal"}
+)
+"""Operators of which only the first input, the shape, is looked at."""
+
+
+def rules(seed: tf.Tensor | None) -> Mapping[str, Rule]:
+    """The rules for a step with this seed; without one, random numbers are refused."""
+
+    def uniform(op: tf.Operation, shape: tf.Tensor) -> Lowered:
+        return lowered(_uniform(op, shape, _given(op, seed), 0))
+
+    def normal(op: tf.Operation, shape: tf.Tensor) -> Lowered:
+        """Box and Muller: √(-2 log u) cos(2π v)."""
+        radius = tf.sqrt(-2.0 * tf.math.log(_uniform(op, shape, _given(op, seed), 1)))
+        return lowered(radius * tf.cos(2.0 * math.pi * _uniform(op, shape, _given(op, seed), 2)))
+
+    return {name: uniform if "Uniform" in name else normal for name in DRAWS}
+
+
+def _given(op: tf.Operation, seed: tf.Tensor | None) -> tf.Tensor:
+    if seed is None:
+        raise unsupported(f"the operator {op.name} ({op.type}) draws random numbers outside of training")
+    return seed
+
+
+def _uniform(op: tf.Operation, shape: tf.Tensor, seed: tf.Tensor, stream: int) -> tf.Tensor:
+    """Numbers above 0 and below 1, of the wanted shape."""
+    known = op.outputs[0].shape
+    target = known.as_list() if known.is_fully_defined() else shape
+    count = float(math.prod(target)) if known.is_fully_defined() else tf.cast(tf.reduce_prod(shape), tf.float32)
+    position = tf.range(0.0, count, 1.0)
+    column = tf.math.floormod(position, _P)
+    row = (position - column) * (1.0 / _P)
+    whole = tf.cast(seed, tf.float32)
+    low = tf.math.floormod(whole, _P)
+    high = tf.math.floormod(tf.round((whole - low) * (1.0 / _P)), _P)
+    row = tf.math.floormod(tf.round(row), _P)
+    salt = np.random.default_rng([zlib.crc32(op.name.encode()), stream])
+    mixed = tf.constant(0.0)
+    for _round in range(2):
+        a, b, d, e, k = (float(value) for value in salt.integers(1, int(_P), 5))
+        moved = tf.math.floormod(d * low + e * high + k + mixed, _P)
+        mixed = _cubed(tf.math.floormod(a * column + b * row + moved, _P))
+    return tf.reshape((mixed + 0.5) * (1.0 / _P), target)
+
+
+def _cubed(u: tf.Tensor) -> tf.Tensor:
+    return tf.math.floormod(u * tf.math.floormod(u * u, _P), _P)
