@@ -1,0 +1,153 @@
+"""The store's questions to SQLite: each a function of the connection, inside whatever transaction is open."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.example_store.ageing import StoreClock, looked, presumed_s
+from edge_runtime.example_store.tables import meaning
+from edge_runtime.protocol.errors import DeviceStorageFull
+
+_AT_ONCE: Final = 500
+"""Ids in one question to SQLite."""
+
+
+def clock(connection: sqlite3.Connection) -> StoreClock:
+    """The store's clock at the last look."""
+    return StoreClock(*connection.execute("SELECT time_s, wall_s, leapt_to_s FROM store").fetchone())
+
+
+def look(connection: sqlite3.Connection, wall_s: float) -> StoreClock:
+    """Look at the wall clock and remember it."""
+    before = clock(connection)
+    after = looked(before, wall_s)
+    connection.execute("UPDATE store SET time_s = ?, wall_s = ?, leapt_to_s = ?", (*_columns(after),))
+    if before.leapt_to_s is not None:  # a leap that was taken back may have stamped examples with the future
+        now_s = presumed_s(after, wall_s)
+        connection.execute("UPDATE examples SET added_at_s = ? WHERE added_at_s > ?", (now_s, now_s))
+    return after
+
+
+def next_id(connection: sqlite3.Connection) -> int:
+    """The id of the next example. None is ever used twice."""
+    return int(connection.execute("SELECT next_id FROM store").fetchone()[0])
+
+
+def insert(
+    connection: sqlite3.Connection, row: int, name: str, added_at_s: float, fingerprint: bytes | None, sealed: bytes
+) -> None:
+    """Keep one example under the next id."""
+    connection.execute("INSERT INTO examples VALUES (?, ?, ?, ?, ?)", (row, name, added_at_s, fingerprint, sealed))
+    connection.execute("UPDATE store SET next_id = ?", (row + 1,))
+
+
+def holds(connection: sqlite3.Connection, name: str, fingerprint: bytes) -> bool:
+    """Whether an example is held already."""
+    question = "SELECT 1 FROM examples WHERE collection = ? AND fingerprint = ?"
+    return connection.execute(question, (name, fingerprint)).fetchone() is not None
+
+
+def readable(
+    connection: sqlite3.Connection, name: str, now_s: float, time_to_live_s: float | None, maximum_age_s: float | None
+) -> npt.NDArray[np.int64]:
+    """Ids in order, younger than the time to live, and at most of the maximum age."""
+    found = connection.execute(
+        "SELECT id FROM examples WHERE collection = ? AND added_at_s > ? AND added_at_s >= ? ORDER BY id",
+        (name, _before(now_s, time_to_live_s), _before(now_s, maximum_age_s)),
+    )
+    return np.fromiter((row for (row,) in found), np.int64)
+
+
+def span(
+    connection: sqlite3.Connection, name: str, now_s: float, time_to_live_s: float | None
+) -> tuple[float, float] | None:
+    """When the oldest and the newest readable example were added; None without one."""
+    oldest, newest = connection.execute(
+        "SELECT min(added_at_s), max(added_at_s) FROM examples WHERE collection = ? AND added_at_s > ?",
+        (name, _before(now_s, time_to_live_s)),
+    ).fetchone()
+    return None if oldest is None else (oldest, newest)
+
+
+def sealed_rows(connection: sqlite3.Connection, name: str, ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """The stored bytes of those ids that are there, one after another."""
+    for some in _parts(ids):
+        yield from connection.execute(
+            f"SELECT id, sealed FROM examples WHERE collection = ? AND id IN ({_marks(some)})",  # nosec B608
+            (name, *some),
+        )
+
+
+def delete(connection: sqlite3.Connection, name: str, ids: Sequence[int]) -> int:
+    """Delete examples; returns how many were there."""
+    return sum(
+        connection.execute(
+            f"DELETE FROM examples WHERE collection = ? AND id IN ({_marks(some)})",  # nosec B608
+            (name, *some),
+        ).rowcount
+        for some in _parts(ids)
+    )
+
+
+def delete_expired(connection: sqlite3.Connection, now_s: float) -> int:
+    """Delete what is past its time to live, in every collection; returns how many there were."""
+    return connection.execute(
+        "DELETE FROM examples WHERE id IN (SELECT id FROM examples JOIN collections ON name = collection "
+        "WHERE added_at_s <= ? - time_to_live_s)",
+        (now_s,),
+    ).rowcount
+
+
+def evict(connection: sqlite3.Connection, name: str, capacity: int) -> list[int]:
+    """Delete the first that were added, until no more than the capacity are left; returns their ids."""
+    question = "SELECT count(*) FROM examples WHERE collection = ?"
+    (count,) = connection.execute(question, (name,)).fetchone()
+    first = "SELECT id FROM examples WHERE collection = ? ORDER BY id LIMIT ?"
+    ids = [row for (row,) in connection.execute(first, (name, max(0, count - capacity)))]
+    delete(connection, name, ids)
+    return ids
+
+
+def forget(connection: sqlite3.Connection, name: str) -> None:
+    """Delete a collection with all that belongs to it."""
+    for statement in (
+        "DELETE FROM snapshots WHERE collection = ?",
+        "DELETE FROM examples WHERE collection = ?",
+        "DELETE FROM collections WHERE name = ?",
+    ):
+        connection.execute(statement, (name,))
+
+
+def keep_snapshots(connection: sqlite3.Connection, kept: Sequence[str]) -> None:
+    """Delete every snapshot but these."""
+    connection.execute(f"DELETE FROM snapshots WHERE id NOT IN ({_marks(kept)})", tuple(kept))  # nosec B608
+
+
+def give_back(connection: sqlite3.Connection) -> None:
+    """Return free pages, which are overwritten already, to the disk; on a full one that waits."""
+    with suppress(DeviceStorageFull), meaning():
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def _before(now_s: float, age_s: float | None) -> float:
+    return -math.inf if age_s is None else now_s - age_s
+
+
+def _columns(of: StoreClock) -> tuple[float, float, float | None]:
+    return of.time_s, of.wall_s, of.leapt_to_s
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for begin in range(0, len(ids), _AT_ONCE):
+        yield ids[begin : begin + _AT_ONCE]

@@ -1,0 +1,70 @@
+"""Files that are written whole or not at all, and are on disk when the call returns."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge_runtime.protocol.errors import DeviceStorageFull
+
+UNFINISHED = ".new"
+"""How the name of a file ends that was not finished; one writer, so one such file for each name."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in the place of the one of that name, if there is one: a reader sees the old or the new, whole.
+
+    Raises:
+        DeviceStorageFull: There is no room; the old file is as it was.
+        OSError: The disk failed; the file is the old or the new one, whole.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with naming_a_full_disk():
+        try:
+            _write(unfinished, content)
+            os.replace(unfinished, path)
+        except OSError:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def naming_a_full_disk() -> Iterator[None]:
+    """Turn the errors of a disk without room into their refusal.
+
+    Raises:
+        DeviceStorageFull: The disk, the quota or the largest file is full.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in _NO_ROOM:
+            raise DeviceStorageFull("there is no room left on the device", retry_after_s=3600) from problem
+        raise
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
