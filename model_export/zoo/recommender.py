@@ -1,4 +1,4 @@
-"""A recommender whose user side stays on the phone."""
+"""A recommender whose user embedding stays on the phone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _tower(index: Any, count: int, name: str) -> Any:
 
 
 TWO_TOWER: Final = Reference(
-    summary="recommender of clicks; what it learns of a user never leaves the device",
+    summary="recommender of clicks, whose user embedding never leaves the device",
     spec=ExportSpec(
         name="two_tower",
         features=Schema(shape=(2,), dtype="int32", low=0, high=ITEMS - 1),
