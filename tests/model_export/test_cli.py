@@ -89,7 +89,7 @@ def test_a_model_becomes_two_signed_files(build: Build, tmp_path: Path, public_k
 @pytest.mark.parametrize(
     ("model", "options", "sentence"),
     [
-        ("zoo:resnet", [], "the zoo has no 'resnet'; it has cnn, mlp"),
+        ("zoo:resnet", [], "the zoo has no 'resnet'; it has logistic, mlp, cnn,"),
         ("mlp", [], "names no model"),
         ("missing.py:model", [], "there is no file missing.py"),
         ("own.py:missing", [], "has no function 'missing'"),
