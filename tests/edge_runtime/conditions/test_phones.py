@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.conditions import Conditions, assume, unknown
 from edge_runtime.conditions.android import AndroidSource, Jobs, schedule
 from edge_runtime.conditions.ios import IosSource, ProcessingTasks
-from edge_runtime.conditions.phone import Slices
+from edge_runtime.conditions.phone import RunSlice, Slices
 from edge_runtime.protocol.policy import Policy, Thermal
 from tests.contracts.conditions import AT_NIGHT
 from tests.edge_runtime.conditions.android_world import AndroidWorld, BatteryManager, FakeJava, Phone
@@ -152,6 +152,17 @@ class Later:
         self.work.pop()()
 
 
+class Recorder:
+    """A slice that notes how it was asked, and leaves work."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, bool]] = []
+
+    def __call__(self, deadline_s: float, stop: Callable[[], bool]) -> bool:
+        self.asked.append((deadline_s, stop()))
+        return True
+
+
 class JobService:
     """An android.app.job.JobService."""
 
@@ -260,9 +271,7 @@ def test_job_scheduler_is_asked_with_the_policys_conditions() -> None:
     assert not schedule(java, policy, service="S", job_id=7, after_s=0.0)
 
 
-def processing(
-    world: IosWorld, run_slice: Callable[[float, Callable[[], bool]], bool], later: Later
-) -> BGProcessingTask:
+def processing(world: IosWorld, run_slice: RunSlice, later: Later) -> BGProcessingTask:
     """A task that the system has launched through the registered handler."""
     tasks = ProcessingTasks(world.objc, run_slice, start=later)
     assert tasks.register("com.example.train")
