@@ -1,50 +1,257 @@
-"""Records training steps as TensorFlow takes them with its own gradients: what `verify` compares a bundle with."""
+"""Records training as TensorFlow does it with its own gradients: what `verify` compares a bundle with.
+
+Nothing here comes from our rules or optimizers: `tf.GradientTape` differentiates the model as it is, recurrent layers
+in their loops, and `keras.optimizers` takes the step. Only random numbers cannot be repeated by TensorFlow: for a model
+that draws some, its traced operators are emitted again as they are, with our random numbers in place of TensorFlow's.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from model_export.convert import tensors_of
+from edge_runtime.protocol.bundle import SEED_LIMIT, Manifest
+from model_export import objectives
+from model_export.examples import random_batch, table_rows
+from model_export.gradients.lowering import Emission
+from model_export.gradients.randomness import DRAWS
+from model_export.gradients.rule import Lowered, copied
+from model_export.gradients.trace import Node
 from model_export.signatures import Signatures
-from model_export.spec import ExportSpec
-from model_export.verify import Array, Step
+from model_export.spec import Adam, ExportSpec, Sgd
+from model_export.subject import Subject, subject
+from model_export.verify import Answer, Array, PrivateStep, Recording, Step
+
+Sums = dict[str, tf.Tensor]
+Differentiate = Callable[..., tuple[Sums, list[tf.Tensor], list[tf.Tensor]]]
+"""From x, y, mask and a seed to sums over the real examples, gradients of the loss's sum, and new statistics."""
+
+_PRIVATE_EXAMPLES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How to train while recording.
+
+    Attributes:
+        steps: How many; the last one's batch is half padding.
+        learning_rate: Of every step.
+        mu: Weight of the FedProx term, where the bundle has one.
+        sizes: Examples of each step's batch in turn, for a bundle that takes any number; None for full batches.
+    """
+
+    steps: int = 3
+    learning_rate: float = 0.1
+    mu: float = 0.5
+    sizes: tuple[int, ...] | None = None
 
 
 def record(
-    model: keras.Model, spec: ExportSpec, rng: np.random.Generator, *, steps: int, learning_rate: float, mu: float
-) -> list[Step]:
-    """Train the model for some steps on random examples and labels; the last batch is half padding.
-
-    The model's weights change.
+    model: keras.Model | tf.Module, spec: ExportSpec, manifest: Manifest, course: Course, rng: np.random.Generator
+) -> Recording:
+    """Train a model on random examples and labels, evaluate it and run it. Its weights change.
 
     Args:
-        rng: Draws features uniformly from the schema's range, and labels.
+        model: With the weights that were exported.
+        manifest: Of its bundle.
+        rng: Draws the examples.
     """
-    signatures = Signatures(model, tensors_of(model), spec)
-    functions = signatures.functions()
-    functions["begin_round"]()
-    recorded = []
-    for index in range(steps):
-        inputs = _batch(spec, rng, padded=index == steps - 1)
-        inputs |= {"lr": np.array(learning_rate, np.float32), "mu": np.array(mu, np.float32)}
-        before = _weights(signatures)
-        loss = float(functions["train"](**{name: tf.constant(value) for name, value in inputs.items()})["loss"])
-        recorded.append(Step(inputs, before, _weights(signatures), loss))
-    return recorded
+    made = subject(model, spec)
+    oracle = _Oracle(made, spec, manifest, course.learning_rate)
+    rows = table_rows(model)
+    sizes = course.sizes or (spec.batch_size,)
+
+    def batch(index: int) -> dict[str, Array]:
+        count = sizes[index % len(sizes)]
+        mask = np.ones(count, np.float32)
+        if index == course.steps - 1:
+            mask[(count + 1) // 2 :] = 0
+        return {**random_batch(spec, made.inputs, rows, count, rng), "mask": mask}
+
+    answers = oracle.answers(batch(course.steps - 1))
+    private = oracle.private_step([batch(0) for _ in range(_PRIVATE_EXAMPLES)], rng) if spec.private_steps else None
+    anchor = oracle.weights()
+    steps = tuple(oracle.step(batch(index), anchor, course, rng) for index in range(course.steps))
+    return Recording(steps=steps, answers=answers, private=private)
 
 
-def _batch(spec: ExportSpec, rng: np.random.Generator, *, padded: bool) -> dict[str, Array]:
-    features, size = spec.features, spec.batch_size
-    x = rng.uniform(features.low, features.high, (size, *features.shape)).astype(features.dtype)
-    y = rng.integers(0, len(spec.class_names), size).astype(np.int32)
-    mask = np.ones(size, np.float32)
-    if padded:
-        mask[size // 2 :] = 0
-    return {"x": x, "y": y, "mask": mask}
+class _Oracle:
+    """A model, TensorFlow's gradients and Keras' optimizer."""
+
+    def __init__(self, made: Subject, spec: ExportSpec, manifest: Manifest, learning_rate: float) -> None:
+        self._made, self._spec, self._manifest = made, spec, manifest
+        self._learned = [weight for weight in made.weights if weight.learned]
+        self._statistics = [weight for weight in made.weights if weight.tensor.trainable and not weight.learned]
+        self._shadows = [keras.Variable(weight.variable.numpy()) for weight in self._learned]
+        self._optimizer = _optimizer(spec.optimizer, learning_rate)
+        self._optimizer.build(self._shadows)
+        differentiate = self._with_our_numbers() if manifest.seeded else self._as_it_is
+        self._differentiate = tf.function(differentiate, autograph=False, reduce_retracing=True)
+
+    def weights(self) -> dict[str, Array]:
+        return {weight.tensor.name: np.array(weight.variable.numpy()) for weight in self._made.weights}
+
+    def answers(self, batch: dict[str, Array]) -> tuple[Answer, ...]:
+        """Of `evaluate` and `infer`."""
+
+        @tf.function(autograph=False)
+        def answer(x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> tuple[Sums, Sums]:
+            outputs = self._made.call(x, False)
+            sums = _sums(objectives.trained_output(outputs, self._spec), y, mask, self._spec)
+            return {**sums, "count": tf.reduce_sum(mask)}, objectives.named_outputs(outputs, self._spec)
+
+        sums, outputs = answer(*(tf.constant(batch[name]) for name in ("x", "y", "mask")))
+        return (
+            Answer("evaluate", batch, _arrays(sums)),
+            Answer("infer", {"x": batch["x"]}, _arrays(outputs)),
+        )
+
+    def step(
+        self, batch: dict[str, Array], anchor: dict[str, Array], course: Course, rng: np.random.Generator
+    ) -> Step:
+        """Take one step, and write it down."""
+        before, slots_before = self.weights(), self._slots(course.learning_rate)
+        given = {**batch, "lr": np.array(course.learning_rate, np.float32), **self._seed(rng)}
+        sums, gradients = self._gradients(batch, given)
+        count = max(float(batch["mask"].sum()), 1.0)
+        gradients = [gradient / count for gradient in gradients]
+        if self._spec.proximal:
+            given["mu"] = np.array(course.mu, np.float32)
+            pairs = zip(gradients, self._learned, strict=True)
+            gradients = [
+                gradient + course.mu * (weight.variable - anchor[weight.tensor.name]) for gradient, weight in pairs
+            ]
+        for shadow, weight in zip(self._shadows, self._learned, strict=True):
+            shadow.assign(weight.variable)
+        self._optimizer.apply(gradients, self._shadows)
+        for shadow, weight in zip(self._shadows, self._learned, strict=True):
+            weight.variable.assign(shadow.value)
+        outputs = _arrays(sums)
+        outputs["loss"] = outputs.pop("loss_sum") / np.float32(count)
+        return Step(given, outputs, before, self.weights(), slots_before, self._slots(course.learning_rate))
+
+    def private_step(self, batches: Sequence[dict[str, Array]], rng: np.random.Generator) -> PrivateStep:
+        """Clip and add up the gradients of single examples, and take a step; the model keeps its weights."""
+        before = self.weights()
+        examples, norms, total = [], [], [np.zeros(weight.tensor.shape, np.float64) for weight in self._learned]
+        for batch in batches:
+            one = {"x": batch["x"][:1], "y": batch["y"][:1], **self._seed(rng)}
+            _sums_of_one, gradients = self._gradients({**one, "mask": np.ones(1, np.float32)}, one)
+            norm = float(np.sqrt(sum(float(np.square(g.numpy().astype(np.float64)).sum()) for g in gradients)))
+            clip = np.array(norm * (0.5 if len(norms) % 2 else 2.0), np.float32)  # every other one is clipped
+            total = [t + g.numpy() * min(1.0, float(clip) / norm) for t, g in zip(total, gradients, strict=True)]
+            examples.append({**one, "clip": clip})
+            norms.append(norm)
+        lr, count = 0.5, 2.0
+        after = dict(before)
+        for weight, one_total in zip(self._learned, total, strict=True):
+            name = weight.tensor.name
+            after[name] = (before[name] - lr / count * one_total).astype(np.float32)
+        self._put(before)
+        applied = {"lr": np.array(lr, np.float32), "count": np.array(count, np.float32)}
+        return PrivateStep(tuple(examples), tuple(norms), applied, before, after)
+
+    def _gradients(self, batch: dict[str, Array], given: dict[str, Array]) -> tuple[Sums, list[tf.Tensor]]:
+        """Of the loss's sum; what the batch did to statistics that do not train is undone."""
+        before = self.weights()
+        seed = tf.constant(given.get("seed", np.array(0, np.int32)))
+        tensors = (tf.constant(batch[name]) for name in ("x", "y", "mask"))
+        sums, gradients, statistics = self._differentiate(*tensors, seed)
+        for weight, value in zip(self._statistics, statistics, strict=False):
+            weight.variable.assign(value)
+        self._put({name: value for name, value in before.items() if name not in self._moving})
+        return sums, gradients
+
+    @property
+    def _moving(self) -> frozenset[str]:
+        return frozenset(weight.tensor.name for weight in self._statistics)
+
+    def _put(self, values: dict[str, Array]) -> None:
+        for weight in self._made.weights:
+            if weight.tensor.name in values:
+                weight.variable.assign(values[weight.tensor.name])
+
+    def _seed(self, rng: np.random.Generator) -> dict[str, Array]:
+        return {"seed": np.array(rng.integers(SEED_LIMIT), np.int32)} if self._manifest.seeded else {}
+
+    def _as_it_is(
+        self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, _seed: tf.Tensor
+    ) -> tuple[Sums, list[tf.Tensor], list[tf.Tensor]]:
+        """The model itself, which moves its statistics as Keras does."""
+        with tf.GradientTape() as tape:
+            outputs = objectives.trained_output(self._made.call(x, True), self._spec)
+            sums = _sums(outputs, y, mask, self._spec)
+        gradients = tape.gradient(sums["loss_sum"], [weight.variable for weight in self._learned])
+        return sums, [tf.convert_to_tensor(gradient) for gradient in gradients], []
+
+    def _with_our_numbers(self) -> Differentiate:
+        """The model's operators as they were traced, but for the random numbers."""
+        signatures = Signatures(self._made, self._spec)
+        traces = {self._spec.batch_size: signatures._training, 1: signatures._single, None: signatures._training}
+
+        def differentiate(
+            x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor
+        ) -> tuple[Sums, list[tf.Tensor], list[tf.Tensor]]:
+            trace = traces.get(None if self._spec.dynamic_batch else x.shape[0], signatures._training)
+            keys = {variable.ref(): key for key, variable in trace.variables.items()}
+            moving = [keys[weight.variable.ref()] for weight in self._statistics]
+            values = {variable.ref(): variable.read_value() for variable in trace.variables.values()}
+            emission = _Verbatim(trace, [x, y, mask], lambda one: values[one.ref()], updated=moving, seed=seed)
+            learned = [values[weight.variable.ref()] for weight in self._learned]
+            gradients = tf.gradients(emission.outputs["loss_sum"], learned)  # a tape does not see copied operators
+            return (
+                emission.outputs,
+                [tf.convert_to_tensor(gradient) for gradient in gradients],
+                [emission.updates[key] for key in moving],
+            )
+
+        return differentiate
+
+    def _slots(self, learning_rate: float) -> dict[str, Array]:
+        """What our bundle would hold: Keras' momentum is ours times the negative learning rate."""
+        optimizer, names = self._optimizer, [slot.name for slot in self._manifest.slots]
+        if isinstance(self._spec.optimizer, Adam):
+            values = [*optimizer._momentums, *optimizer._velocities]
+            steps = np.array(optimizer.iterations.numpy(), np.float32)
+            return dict(zip(names, [*(one.numpy() for one in values), steps], strict=True))
+        if not self._spec.optimizer.momentum:
+            return {}
+        values = [(-one.numpy() / np.float32(learning_rate)).astype(np.float32) for one in optimizer.momentums]
+        return dict(zip(names, values, strict=True))
 
 
-def _weights(signatures: Signatures) -> dict[str, Array]:
-    pairs = zip(signatures.tensors, signatures.variables, strict=True)
-    return {tensor.name: variable.numpy() for tensor, variable in pairs}
+class _Verbatim(Emission):
+    """Emits every operator as TensorFlow has it; random numbers come from the seed."""
+
+    def _step(self, node: Node, inputs: Sequence[tf.Tensor], live: bool) -> Lowered:
+        if node.op.type in DRAWS or node.op.type == "ResourceGather":
+            return super()._step(node, inputs, live)
+        if node.op.type == "IdentityN":
+            return Lowered(tuple(inputs))
+        return copied(node.op, *inputs)
+
+
+def _optimizer(kind: Sgd | Adam, learning_rate: float) -> Any:
+    if isinstance(kind, Adam):
+        return keras.optimizers.Adam(learning_rate, kind.beta_1, kind.beta_2, kind.epsilon)
+    return keras.optimizers.SGD(learning_rate, momentum=kind.momentum)
+
+
+def _sums(outputs: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, spec: ExportSpec) -> Sums:
+    """The loss and the metrics, over the real examples."""
+    objective = objectives.LOSSES[spec.loss] if isinstance(spec.loss, str) else spec.loss
+    values = {"loss_sum": objectives.per_example(objective, outputs, y)}
+    for metric in spec.metrics:
+        values[metric.value] = objectives.per_example(objectives.METRICS[metric], outputs, y)
+    return {name: tf.reduce_sum(value * mask) for name, value in values.items()}
+
+
+def _arrays(tensors: Sums) -> dict[str, Array]:
+    return {name: np.array(tensor.numpy()) for name, tensor in tensors.items()}
+
+

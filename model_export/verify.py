@@ -1,13 +1,13 @@
 """A bundle against TensorFlow, one step at a time.
 
-Trajectories of ReLU networks part by themselves after some steps, so each step starts from TensorFlow's weights. No
-TensorFlow here: the reference is recorded by `model_export.reference`, possibly in another process, because
+Trajectories of ReLU networks part by themselves after some steps, so each step starts from TensorFlow's weights and
+slots. No TensorFlow here: the reference is recorded by `model_export.reference`, in another process, because
 tflite-runtime cannot live beside TensorFlow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,63 +17,154 @@ import numpy.typing as npt
 from edge_runtime.protocol.bundle import Manifest
 
 Array = npt.NDArray[Any]
-Call = Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
+Arrays = Mapping[str, Array]
+"""Arrays by name."""
+
+Call = Callable[[str, Arrays], Arrays]
 """Run a signature of the bundle's graph: its name and arrays by name in, arrays by name out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One training step as TensorFlow takes it with its own gradients.
+    """One training step as TensorFlow takes it with its own gradients and Keras' optimizer.
 
     Attributes:
-        inputs: Of the signature `train`, by name.
-        before: Weights by tensor name.
-        after: Weights by tensor name.
-        loss: Before the step.
+        inputs: Of the signature `train`.
+        outputs: Of the signature `train`: the loss before the step, and the sums of the metrics.
+        before, after: Weights by tensor name.
+        slots_before, slots_after: The optimizer's memory by slot name; empty for plain SGD.
     """
 
-    inputs: Mapping[str, Array]
-    before: Mapping[str, Array]
-    after: Mapping[str, Array]
-    loss: float
+    inputs: Arrays
+    outputs: Arrays
+    before: Arrays
+    after: Arrays
+    slots_before: Arrays
+    slots_after: Arrays
+
+    @property
+    def change(self) -> float:
+        """Largest change of a weight: what an error is to be compared with."""
+        return max(_distance(self.before[name], self.after[name]) for name in self.before)
 
 
-@dataclass(frozen=True, slots=True)
-class StepError:
-    """How far the bundle is from TensorFlow after one step; infinite where either is not finite.
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a signature that changes nothing answers, with the weights that training begins with."""
+
+    signature: str
+    inputs: Arrays
+    outputs: Arrays
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrivateStep:
+    """One example-level private step: examples accumulated one by one, then applied.
 
     Attributes:
-        weights: Largest absolute difference of a weight.
-        loss: Absolute difference of the loss.
-        update: Largest absolute change of a weight in TensorFlow: what `weights` is to be compared with.
+        examples: Inputs of each call of `accumulate`.
+        norms: Of each example's gradient, before clipping.
+        applied: Inputs of `apply`.
+        before, after: Weights by tensor name.
     """
 
-    weights: float
-    loss: float
-    update: float
+    examples: tuple[Arrays, ...]
+    norms: tuple[float, ...]
+    applied: Arrays
+    before: Arrays
+    after: Arrays
 
 
-def compare(call: Call, manifest: Manifest, steps: Iterable[Step]) -> list[StepError]:
-    """Take the recorded steps with the bundle, each from TensorFlow's weights; the first one's are the anchor."""
-    names = [tensor.name for tensor in manifest.tensors]
-    errors: list[StepError] = []
-    for step in steps:
-        call("set_weights", dict(step.before))
-        if not errors:
-            call("begin_round", {})
-        loss = float(call("train", dict(step.inputs))["loss"])
-        after = call("get_weights", {})
-        errors.append(
-            StepError(
-                weights=max(_distance(after[name], step.after[name]) for name in names),
-                loss=_distance(np.float64(loss), np.float64(step.loss)),
-                update=max(_distance(step.before[name], step.after[name]) for name in names),
-            )
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """What TensorFlow did."""
+
+    steps: tuple[Step, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    private: PrivateStep | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How far one array is from TensorFlow's.
+
+    Attributes:
+        signature: That gave it.
+        step: From 0; that of the recording.
+        name: Of the tensor, slot or output.
+        error: Largest absolute difference; infinite where either is not finite.
+        scale: Largest size of TensorFlow's, at least 1: what the error is measured against.
+    """
+
+    signature: str
+    step: int
+    name: str
+    error: float
+    scale: float
+
+    def within(self, tolerance: float) -> bool:
+        return self.error <= tolerance * self.scale
+
+
+def compare(call: Call, manifest: Manifest, recording: Recording) -> Iterator[Difference]:
+    """Do with the bundle what TensorFlow did, each step from TensorFlow's weights; the first one's are the anchor."""
+    if recording.steps:
+        call("set_weights", recording.steps[0].before)
+    for answer in recording.answers:
+        yield from _differences(answer.signature, 0, call(answer.signature, answer.inputs), answer.outputs)
+    for index, step in enumerate(recording.steps):
+        yield from _compare_step(call, manifest, index, step)
+    if recording.steps:
+        yield from _compare_delta(call, manifest, recording.steps[0].before)
+    if recording.private is not None:
+        yield from _compare_private(call, recording.private)
+
+
+def _compare_step(call: Call, manifest: Manifest, index: int, step: Step) -> Iterator[Difference]:
+    call("set_weights", step.before)
+    if not index:
+        call("begin_round", {})  # its slots are zero, as the recording's are
+    elif manifest.slots:
+        call("set_slots", step.slots_before)
+    yield from _differences("train", index, call("train", step.inputs), step.outputs)
+    yield from _differences("train", index, call("get_weights", {}), step.after)
+    if manifest.slots:
+        yield from _differences("train", index, call("get_slots", {}), step.slots_after)
+
+
+def _compare_delta(call: Call, manifest: Manifest, anchor: Arrays) -> Iterator[Difference]:
+    """The change of the shared tensors, clipped to half of its norm."""
+    names = [tensor.name for tensor in manifest.tensors if tensor.shared]
+    weights = call("get_weights", {})
+    change = {name: np.asarray(weights[name], np.float64) - anchor[name] for name in names}
+    norm = float(np.sqrt(sum(float(np.square(one).sum()) for one in change.values())))
+    clip = np.array(norm / 2 or 1.0, np.float32)
+    expected = {name: one * min(1.0, float(clip) / (norm or 1.0)) for name, one in change.items()}
+    yield from _differences("delta", 0, call("delta", {"clip": clip}), {**expected, "norm": np.array(norm)})
+
+
+def _compare_private(call: Call, private: PrivateStep) -> Iterator[Difference]:
+    call("set_weights", private.before)
+    call("begin_round", {})
+    for index, (example, norm) in enumerate(zip(private.examples, private.norms, strict=True)):
+        yield from _differences("accumulate", index, call("accumulate", example), {"norm": np.array(norm)})
+    call("apply", private.applied)
+    yield from _differences("apply", 0, call("get_weights", {}), private.after)
+
+
+def _differences(signature: str, step: int, ours: Arrays, theirs: Arrays) -> Iterator[Difference]:
+    for name, expected in theirs.items():
+        scale = float(np.abs(np.asarray(expected, np.float64)).max(initial=1.0))
+        error = _distance(ours[name], expected) if name in ours else float("inf")
+        yield Difference(
+            signature=signature, step=step, name=name, error=error, scale=scale if np.isfinite(scale) else 1.0
         )
-    return errors
 
 
-def _distance(ours: Array | np.float64, theirs: Array | np.float64) -> float:
+def _distance(ours: Array, theirs: Array) -> float:
+    left, right = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if left.shape != right.shape:
+        return float("inf")
     with np.errstate(invalid="ignore"):
-        largest = float(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max())
+        largest = float(np.abs(left - right).max(initial=0.0))
     return largest if np.isfinite(largest) else float("inf")
