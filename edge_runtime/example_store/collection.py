@@ -14,8 +14,8 @@ from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.keys import digest
 
-SEALED_BYTES: Final = 28
-"""Most that a seal adds to an example."""
+AROUND_BYTES: Final = 200
+"""About what a seal, a stamp, a fingerprint and three indices add to an example on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Collection:
         features: Of `x`, as in the manifest of the bundle that will train on them.
         labels: Of `y`, likewise.
         max_rows: Beyond it the oldest examples go.
-        max_bytes: Likewise, of the examples as they are stored; the file's own structure comes on top, some percent.
+        max_bytes: Likewise, on disk, all told; within some percent.
         time_to_live_s: Older examples go; None keeps them.
         dedupe: An example that is held already is not added again.
     """
@@ -50,8 +50,8 @@ class Collection:
 
     @property
     def row_bytes(self) -> int:
-        """What one example takes: all of a collection take the same."""
-        return 4 * (self.features.size + self.labels.size) + SEALED_BYTES
+        """What one example takes on disk: all of a collection take the same."""
+        return 4 * (self.features.size + self.labels.size) + AROUND_BYTES
 
     @property
     def capacity(self) -> int:

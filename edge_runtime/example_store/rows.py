@@ -105,12 +105,15 @@ def delete_expired(connection: sqlite3.Connection, now_s: float) -> int:
     ).rowcount
 
 
-def evict(connection: sqlite3.Connection, name: str, capacity: int) -> list[int]:
-    """Delete the first that were added, until no more than the capacity are left; returns their ids."""
-    question = "SELECT count(*) FROM examples WHERE collection = ?"
-    (count,) = connection.execute(question, (name,)).fetchone()
+def count(connection: sqlite3.Connection, name: str) -> int:
+    """How many examples a collection holds, readable or not."""
+    return int(connection.execute("SELECT count(*) FROM examples WHERE collection = ?", (name,)).fetchone()[0])
+
+
+def evict(connection: sqlite3.Connection, name: str, surplus: int) -> list[int]:
+    """Delete so many of those that were added first; returns their ids. None for a surplus below 1."""
     first = "SELECT id FROM examples WHERE collection = ? ORDER BY id LIMIT ?"
-    ids = [row for (row,) in connection.execute(first, (name, max(0, count - capacity)))]
+    ids = [row for (row,) in connection.execute(first, (name, max(0, surplus)))]
     delete(connection, name, ids)
     return ids
 
@@ -133,7 +136,7 @@ def keep_snapshots(connection: sqlite3.Connection, kept: Sequence[str]) -> None:
 def give_back(connection: sqlite3.Connection) -> None:
     """Return free pages, which are overwritten already, to the disk; on a full one that waits."""
     with suppress(DeviceStorageFull), meaning():
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        connection.executescript("PRAGMA incremental_vacuum")  # `execute` would give back a single page
 
 
 def _before(now_s: float, age_s: float | None) -> float:

@@ -80,7 +80,7 @@ class ExampleStore:
                     connection.execute("INSERT INTO collections VALUES (?, ?, ?, NULL)", (name, *held))
                 to_live = (collection.time_to_live_s, name)
                 connection.execute("UPDATE collections SET time_to_live_s = ? WHERE name = ?", to_live)
-                rows.evict(connection, name, collection.capacity)
+                rows.evict(connection, name, rows.count(connection, name) - collection.capacity)
             self._declared[name] = collection, open_data_key(held[1], name, schema, self._seal)
             rows.give_back(self._connection)
 
@@ -95,18 +95,18 @@ class ExampleStore:
             collection, key = self._declaration(name)
             _check(examples, collection)
             ids: list[int] = []
+            evicted: list[int] = []
             with self._writing() as connection:
                 stamp_s = presumed_s(rows.look(connection, now_s), now_s)
-                row = rows.next_id(connection)
+                row, room = rows.next_id(connection), collection.capacity - rows.count(connection, name)
                 for position in range(len(examples)):
                     plain = pack(examples.x, examples.y, position)
                     fingerprint = key.fingerprint(plain) if collection.dedupe else None
                     if fingerprint is not None and rows.holds(connection, name, fingerprint):
                         continue
-                    rows.insert(connection, row, name, stamp_s, fingerprint, key.close(plain, row))
-                    ids.append(row)
-                    row += 1
-                evicted = rows.evict(connection, name, collection.capacity)
+                    ids.append(row + len(ids))
+                    evicted += rows.evict(connection, name, len(ids) - len(evicted) - room)
+                    rows.insert(connection, ids[-1], name, stamp_s, fingerprint, key.close(plain, ids[-1]))
             gone = set(evicted)
             return Added(
                 ids=tuple(one for one in ids if one not in gone),

@@ -8,10 +8,11 @@ in temporary files.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -70,9 +71,12 @@ def connected(folder: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            _configure(connection)
+            _configure(connection, new=path.stat().st_size == 0)
             _check(connection)
-            _migrate(connection)
+            if _version(connection) < len(MIGRATIONS):
+                with writing(connection):
+                    migrate(connection, MIGRATIONS)
+            _check_tables(connection)
         except BaseException:
             connection.close()
             raise
@@ -132,9 +136,17 @@ def meaning() -> Iterator[None]:
         raise
 
 
-def _configure(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
+    """Take the tables from the version they have to the last; within a transaction."""
+    for statement in itertools.chain.from_iterable(migrations[_version(connection) :]):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={len(migrations)}")
+
+
+def _configure(connection: sqlite3.Connection, *, new: bool) -> None:
+    if new:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     for pragma in (
-        "auto_vacuum=INCREMENTAL",  # of a new file only
         "journal_mode=TRUNCATE",
         "synchronous=FULL",
         "secure_delete=ON",
@@ -147,19 +159,23 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != ("ok",):
+    if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise StateDamaged("the stored examples can no longer be read as they were written")
+    if _version(connection) > len(MIGRATIONS):
+        raise UnsupportedVersion(f"example store {_version(connection)}; spoken here: {len(MIGRATIONS)}")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise UnsupportedVersion(f"example store version {version}; spoken here: {len(MIGRATIONS)}")
-    if version == len(MIGRATIONS):
-        return
-    with writing(connection):
-        for statements in MIGRATIONS[version:]:
-            for statement in statements:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Damage may have hit the text that says what the tables are; what it must be is found by making them anew."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        migrate(fresh, MIGRATIONS)
+        if _tables(connection) != _tables(fresh):
+            raise StateDamaged("the store's tables are not as they were made")
+
+
+def _tables(connection: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
+    return connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

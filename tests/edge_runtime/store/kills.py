@@ -21,7 +21,7 @@ from tests.edge_runtime.store import tracing
 from tests.edge_runtime.store.lives import Outside, Wrong, check, live
 
 KEYS: Final[tuple[AppKey | None, AppKey]] = (None, lambda: bytes(range(32)))
-MEMORY: Final = Path("/dev/shm")  # noqa: S108 (a file system without a disk makes syncing cheap; a kill needs no disk)
+MEMORY: Final = Path("/dev/shm")
 
 
 def history(kill_at: int | None, again_at: int | None, key: AppKey | None) -> tuple[int, int]:

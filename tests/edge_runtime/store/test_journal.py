@@ -1,0 +1,503 @@
+"""The journal's file: damage, rollback, keys, versions, a full disk, and who may open it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.journal import AppKey, Journal, Phase, Progress, StateFolder, open_folder, open_journal
+from edge_runtime.journal import state as now_is
+from edge_runtime.journal.document import MIGRATIONS, decode_state
+from edge_runtime.journal.sealing import SealBroken, SecretSeal, seal_of
+from edge_runtime.journal.state import Identity, Restart, State
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import (
+    DeviceStorageFull,
+    StateDamaged,
+    StateInUse,
+    StepNotAllowed,
+    UnsupportedVersion,
+    WrongStorageKey,
+)
+from edge_runtime.protocol.reasons import Outcome
+from tests.edge_runtime.store.test_participation import HERE, NOW_S, RECEIPT
+from tests.workers import ROOT
+
+SEED = hashlib.sha256(b"the device key of the journal tests").digest()
+ME = Identity(seed=SEED, tenant="acme", device_id="d" * 32)
+PROGRESS = Progress(
+    epoch=0,
+    step=2,
+    order_seed=1,
+    rng=b"{}",
+    snapshot="s",
+    weights=np.arange(5, dtype=np.float32),
+    slots=np.array([0.25], np.float32),
+)
+
+
+def key() -> bytes:
+    return bytes(range(32))
+
+
+def another_key() -> bytes:
+    return bytes(32)
+
+
+class Numbers:
+    """A witness in memory."""
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+
+    def read(self) -> int | None:
+        return self.epoch
+
+    def write(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StateFolder]:
+    with open_folder(tmp_path / "state") as held:
+        yield held
+
+
+def reopened(folder: StateFolder, app_key: AppKey | None = key, witness: Numbers | None = None) -> Journal:
+    """As a new process finds it: nothing but the files is handed over."""
+    return open_journal(folder, key=app_key, now_s=NOW_S, witness=witness)
+
+
+def enrolled(folder: StateFolder, app_key: AppKey | None = key, witness: Numbers | None = None) -> Journal:
+    journal = reopened(folder, app_key, witness)
+    journal.update(lambda state: now_is.enrolled(state, ME))
+    return journal
+
+
+def training(folder: StateFolder, app_key: AppKey | None = key) -> Journal:
+    journal = enrolled(folder, app_key)
+    journal.update(lambda state: now_is.assigned(state, HERE, "pop", NOW_S))
+    journal.save(PROGRESS)
+    return journal
+
+
+def files(folder: StateFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.path.iterdir()}
+
+
+def put_back(folder: StateFolder, backup: dict[str, bytes], *names: str) -> None:
+    for name in names:
+        (folder.path / name).write_bytes(backup[name])
+
+
+def flip(path: Path, position: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1
+    path.write_bytes(raw)
+
+
+def why_restarted(journal: Journal) -> Restart | None:
+    return journal.state.restarted.why if journal.state.restarted else None
+
+
+def nothing_is_left(journal: Journal, folder: StateFolder) -> bool:
+    state = journal.state
+    unknown = (state.identity, state.participation, state.tallies, state.ended) == (None, None, (), ())
+    return unknown and not [name for name in files(folder) if name.startswith("stored-")]
+
+
+@pytest.mark.parametrize("app_key", [None, key], ids=["in the clear", "sealed"])
+def test_a_participation_is_taken_up_where_it_was_left(folder: StateFolder, app_key: AppKey | None) -> None:
+    training(folder, app_key)
+    journal = reopened(folder, app_key)
+    progress = journal.progress()
+    assert journal.state.identity == ME
+    assert progress is not None
+    assert (progress.epoch, progress.step, progress.order_seed, progress.snapshot) == (0, 2, 1, "s")
+    assert progress.weights.tolist() == PROGRESS.weights.tolist()
+    assert progress.slots.tolist() == PROGRESS.slots.tolist()
+    journal.seal(b"report")
+    assert reopened(folder, app_key).report_to_send(NOW_S) == b"report"
+    again = reopened(folder, app_key)
+    assert again.report_to_send(NOW_S) == b"report"
+    again.update(lambda state: now_is.received(state, RECEIPT, NOW_S))
+    last = reopened(folder, app_key).state
+    assert last.participation is None
+    assert [one.phase for one in last.ended] == [Phase.REPORTED]
+    assert now_is.participations(last, "pop") == 1
+    assert sorted(files(folder)) == ["journal", "journal.seen", "lock"]
+
+
+def test_after_a_report_there_is_no_training_and_no_other_report(folder: StateFolder) -> None:
+    journal = training(folder)
+    journal.seal(b"report")
+    before = files(folder)
+    with pytest.raises(StepNotAllowed):
+        journal.save(PROGRESS)
+    with pytest.raises(StepNotAllowed):
+        journal.seal(b"another report")
+    assert files(folder) == before
+
+
+def test_without_a_report_there_is_nothing_to_send(folder: StateFolder) -> None:
+    journal = training(folder)
+    with pytest.raises(StepNotAllowed):
+        journal.report_to_send(NOW_S)
+    assert journal.progress() is not None
+
+
+def test_a_savepoint_that_goes_back_leaves_nothing_behind(folder: StateFolder) -> None:
+    journal = training(folder)
+    before = files(folder)
+    earlier = Progress(
+        epoch=0, step=1, order_seed=1, rng=b"{}", snapshot="s", weights=PROGRESS.weights, slots=PROGRESS.slots
+    )
+    with pytest.raises(StepNotAllowed):
+        journal.save(earlier)
+    assert files(folder) == before
+
+
+def test_without_a_change_nothing_is_written(folder: StateFolder) -> None:
+    journal = training(folder)
+    before = files(folder)
+    assert journal.update(lambda state: state) is journal.state
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("app_key", [None, key], ids=["in the clear", "sealed"])
+def test_any_changed_byte_is_found_and_answered_by_a_restart(folder: StateFolder, app_key: AppKey | None) -> None:
+    training(folder, app_key)
+    backup = files(folder)
+    for name in ("journal", "journal.seen"):
+        for position in range(0, len(backup[name]), 7):
+            put_back(folder, backup, *backup)
+            flip(folder.path / name, position)
+            journal = reopened(folder, app_key)
+            assert why_restarted(journal) is Restart.DAMAGED, f"byte {position} of {name}"
+            assert nothing_is_left(journal, folder)
+
+
+@pytest.mark.parametrize("name", ["journal", "journal.seen"])
+@pytest.mark.parametrize("left", [None, 0, 40])
+def test_a_file_that_is_gone_or_cut_is_answered_by_a_restart(folder: StateFolder, name: str, left: int | None) -> None:
+    training(folder)
+    whole = (folder.path / name).read_bytes()
+    (folder.path / name).unlink() if left is None else (folder.path / name).write_bytes(whole[:left])
+    journal = reopened(folder)
+    assert why_restarted(journal) is not None
+    assert nothing_is_left(journal, folder)
+
+
+@pytest.mark.parametrize("changes", [1, 2, 9])
+def test_an_old_journal_that_was_put_back_is_not_believed(folder: StateFolder, changes: int) -> None:
+    journal = training(folder)
+    backup = files(folder)
+    for number in range(changes):
+        off = number % 2 == 0
+        journal.update(lambda state, off=off: now_is.switched(state, off=off))  # type: ignore[misc]
+    put_back(folder, backup, "journal")
+    restarted = reopened(folder)
+    assert why_restarted(restarted) is Restart.ROLLED_BACK
+    assert nothing_is_left(restarted, folder)
+
+
+def test_a_journal_of_another_past_with_the_same_number_is_not_believed(folder: StateFolder) -> None:
+    journal = enrolled(folder)
+    backup = files(folder)
+    journal.update(lambda state: now_is.switched(state, off=True))
+    ours = files(folder)
+    put_back(folder, backup, *backup)
+    reopened(folder).update(lambda state: now_is.assigned(state, HERE, "pop", NOW_S))
+    put_back(folder, ours, "journal")
+    assert why_restarted(reopened(folder)) is Restart.ROLLED_BACK
+
+
+def test_a_whole_folder_that_was_put_back_is_known_by_the_witness_alone(folder: StateFolder) -> None:
+    witness = Numbers()
+    journal = enrolled(folder, witness=witness)
+    backup = files(folder)
+    for off in (True, False):
+        journal.update(lambda state, off=off: now_is.switched(state, off=off))  # type: ignore[misc]
+    put_back(folder, backup, *backup)
+    assert why_restarted(reopened(folder)) is None
+    restarted = reopened(folder, witness=witness)
+    assert why_restarted(restarted) is Restart.ROLLED_BACK
+    assert restarted.state.identity is None
+
+
+def test_a_folder_that_came_to_another_phone_is_known_by_the_empty_witness(folder: StateFolder) -> None:
+    enrolled(folder, witness=Numbers())
+    assert why_restarted(reopened(folder, witness=Numbers())) is Restart.ROLLED_BACK
+
+
+def test_a_folder_that_was_emptied_is_known_by_the_witness(folder: StateFolder) -> None:
+    witness = Numbers()
+    enrolled(folder, witness=witness)
+    for name in ("journal", "journal.seen"):
+        (folder.path / name).unlink()
+    restarted = enrolled(folder, witness=witness)
+    assert why_restarted(restarted) is Restart.DAMAGED
+    assert reopened(folder, witness=witness).state.identity == ME
+
+
+def test_a_restarted_journal_is_believed_from_then_on(folder: StateFolder) -> None:
+    training(folder)
+    flip(folder.path / "journal", 60)
+    first = reopened(folder)
+    again = open_journal(folder, key=key, now_s=NOW_S + 60)
+    assert again.state == first.state
+    again.update(lambda state: now_is.enrolled(state, ME))
+    assert reopened(folder).state.identity == ME
+
+
+@pytest.mark.parametrize(
+    ("made_with", "opened_with"), [(key, another_key), (key, None), (None, key)], ids=["other", "none", "some"]
+)
+def test_a_wrong_key_is_refused_and_loses_nothing(
+    folder: StateFolder, made_with: AppKey | None, opened_with: AppKey | None
+) -> None:
+    training(folder, made_with)
+    before = files(folder)
+    with pytest.raises(WrongStorageKey):
+        reopened(folder, opened_with)
+    assert files(folder) == before
+    journal = reopened(folder, made_with)
+    assert journal.progress() is not None
+
+
+def test_an_app_that_lost_its_key_may_start_over(folder: StateFolder) -> None:
+    training(folder)
+    journal = open_journal(folder, key=another_key, now_s=NOW_S, start_over=True)
+    assert why_restarted(journal) is Restart.KEY_LOST
+    assert nothing_is_left(journal, folder)
+    assert now_is.separation_left_s(journal.state, "pop", 60.0, NOW_S) == 60.0
+
+
+def test_a_key_has_32_bytes() -> None:
+    with pytest.raises(WrongStorageKey, match="16 bytes"):
+        seal_of(lambda: bytes(16), b"")
+
+
+def test_a_sealed_folder_shows_neither_seed_nor_report_nor_weights(folder: StateFolder) -> None:
+    journal = training(folder)
+    raw = b"".join(files(folder).values())
+    assert PROGRESS.weights.tobytes() not in raw
+    journal.seal(b"a report that nobody reads")
+    raw = b"".join(files(folder).values())
+    assert b"report" not in raw
+    assert b"identity" not in raw
+    assert repr(SEED) not in repr(journal.state)
+
+
+def test_a_seal_opens_for_its_own_context_only() -> None:
+    seal = SecretSeal(key())
+    assert seal.open(seal.close(b"plain", b"here"), b"here") == b"plain"
+    assert seal.close(b"plain", b"here") != seal.close(b"plain", b"here")
+    for sealed in (seal.close(b"plain", b"there"), b"", bytes(5)):
+        with pytest.raises(SealBroken):
+            seal.open(sealed, b"here")
+
+
+def test_a_later_version_is_refused_and_left_alone(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = enrolled(folder, None)
+    monkeypatch.setattr(State, "VERSION", 2)
+    journal.update(lambda state: State(version=2, identity=state.identity))
+    monkeypatch.undo()
+    before = files(folder)
+    with pytest.raises(UnsupportedVersion):
+        reopened(folder, None)
+    assert files(folder) == before
+
+
+def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
+    now = wire.encode(State(switched_off=True))
+    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(b'"version":1', b'"version":-1')
+
+    def to_0(tree: dict[str, object]) -> dict[str, object]:
+        off = tree.pop("turned") == "off"
+        return {**tree, "off": off, "version": 0}
+
+    def to_1(tree: dict[str, object]) -> dict[str, object]:
+        off = tree.pop("off")
+        return {**tree, "switched_off": off, "version": 1}
+
+    assert decode_state(older, {-1: to_0, 0: to_1}) == State(switched_off=True)
+
+
+def test_each_earlier_version_has_a_migration() -> None:
+    assert sorted(MIGRATIONS) == list(range(1, State.VERSION))
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b'{"version":1}'])
+def test_what_is_no_state_is_damage(text: bytes) -> None:
+    with pytest.raises(StateDamaged):
+        decode_state(text)
+
+
+def test_a_damaged_savepoint_begins_training_anew(folder: StateFolder) -> None:
+    training(folder)
+    (stored,) = folder.path.glob("stored-*")
+    flip(stored, 20)
+    journal = reopened(folder)
+    assert journal.progress() is None
+    held = journal.state.participation
+    assert held is not None
+    assert held.phase is Phase.ASSIGNED
+    journal.save(PROGRESS)
+    assert journal.progress() is not None
+
+
+@pytest.mark.parametrize("damage", [lambda path: flip(path, 20), Path.unlink], ids=["changed", "gone"])
+def test_a_damaged_report_is_not_sent_and_not_trained_again(
+    folder: StateFolder, damage: Callable[[Path], None]
+) -> None:
+    training(folder).seal(b"report")
+    (stored,) = folder.path.glob("stored-*")
+    damage(stored)
+    journal = reopened(folder)
+    with pytest.raises(StateDamaged):
+        journal.report_to_send(NOW_S)
+    with pytest.raises(StepNotAllowed):
+        journal.save(PROGRESS)
+    assert now_is.participations(journal.state, "pop") == 0
+    journal.update(lambda state: now_is.expired(state, NOW_S + 600))
+    assert not list(folder.path.glob("stored-*"))
+
+
+def failing_at(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let the n-th call that needs the disk fail, and all after it; returns how many there were."""
+    calls = 0
+    real = {name: getattr(os, name) for name in ("write", "fsync", "replace")}
+
+    def guarded(name: str) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls >= number:
+                raise OSError(code, os.strerror(code))
+            return real[name](*arguments)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(os, name, guarded(name))
+    return lambda: calls
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_a_disk_that_fills_up_leaves_the_state_before_or_after(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A savepoint is three files, each written, synced, renamed, and its folder synced: 12 calls."""
+    journal = enrolled(folder)
+    journal.update(lambda state: now_is.assigned(state, HERE, "pop", NOW_S))
+    before = journal.state
+    calls = failing_at(number, errno.ENOSPC, monkeypatch)
+    if number <= 8:
+        with pytest.raises(DeviceStorageFull):
+            journal.save(PROGRESS)
+    else:
+        journal.save(PROGRESS)  # the change is on disk; that it was noted elsewhere can wait
+    assert calls() >= number
+    monkeypatch.undo()
+    happened = number >= 8
+    assert (journal.state != before) == happened
+    assert reopened(folder).state == journal.state
+    assert bool(list(folder.path.glob("stored-*"))) == happened
+    assert not list(folder.path.glob("*.new"))
+    for off in (True, False):
+        journal.update(lambda state, off=off: now_is.switched(state, off=off))  # type: ignore[misc]
+    assert why_restarted(reopened(folder)) is None
+
+
+def test_a_disk_that_fails_is_not_called_full(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = enrolled(folder)
+    failing_at(1, errno.EIO, monkeypatch)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.update(lambda state: now_is.switched(state, off=True))
+    monkeypatch.undo()
+    assert not journal.state.switched_off
+    assert reopened(folder).state.identity == ME
+
+
+def test_nothing_is_sent_when_the_decision_cannot_be_written(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = training(folder)
+    journal.seal(b"report")
+    failing_at(1, errno.ENOSPC, monkeypatch)
+    with pytest.raises(DeviceStorageFull):
+        journal.report_to_send(NOW_S)
+    monkeypatch.undo()
+    held = reopened(folder).state.participation
+    assert held is not None
+    assert held.phase is Phase.SEALED
+
+
+def test_a_second_process_is_turned_away_at_once_and_let_in_after_the_first_died(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    holding = (
+        "import sys; from pathlib import Path; from edge_runtime.journal import open_folder\n"
+        "held = open_folder(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", holding, str(state)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdin is not None
+    assert first.stdout is not None
+    with first:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(StateInUse):
+            open_folder(state)
+        first.kill()
+        first.wait()
+        with open_folder(state) as folder:
+            assert reopened(folder).state == State()
+        first.stdin.close()
+
+
+def test_one_process_opens_a_folder_once_at_a_time(tmp_path: Path) -> None:
+    with open_folder(tmp_path) as folder:
+        with pytest.raises(StateInUse):
+            open_folder(tmp_path)
+        folder.close()
+        open_folder(tmp_path).close()
+
+
+def test_the_folder_and_its_files_are_the_owners_alone(folder: StateFolder) -> None:
+    training(folder)
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.path.iterdir()} == {0o600}
+
+
+def test_what_a_crash_left_half_written_is_cleared_away(folder: StateFolder) -> None:
+    training(folder)
+    held = set(files(folder))
+    for name in ("journal.new", "journal.seen.new", f"stored-{'0' * 64}", f"stored-{'1' * 64}.new"):
+        (folder.path / name).write_bytes(b"half")
+    assert reopened(folder).progress() is not None
+    assert set(files(folder)) == held
+
+
+def test_a_state_folder_that_is_deleted_is_begun_anew(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "state") as folder:
+        enrolled(folder)
+    shutil.rmtree(tmp_path / "state")
+    with open_folder(tmp_path / "state") as folder:
+        assert reopened(folder).state == State()
+
+
+def test_giving_up_is_on_disk_before_anybody_is_told(folder: StateFolder) -> None:
+    training(folder).update(lambda state: now_is.given_up(state, Outcome.IN_USE))
+    held = reopened(folder).state.participation
+    assert held is not None
+    assert (held.phase, held.outcome) == (Phase.GIVING_UP, Outcome.IN_USE)
