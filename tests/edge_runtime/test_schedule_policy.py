@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 from datetime import datetime
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +37,18 @@ from tests.edge_runtime.schedules import (
     usages,
 )
 
+GUIDE: Final = Path(__file__).parents[2] / "docs" / "scheduling.md"
+
+AT_LEAST: Final = (
+    "battery_floor",
+    "min_free_storage_bytes",
+    "first_run_delay_s",
+    "min_interval_s",
+    "max_interval_s",
+    "min_separation_s",
+)
+"""The larger of two is the stricter."""
+
 
 @settings(max_examples=150)
 @given(
@@ -46,7 +62,12 @@ def test_within_the_floors_nothing_is_looser_than_either(
     if any(blocked):
         assert blocker(device, held, usage, now, BERLIN, activity) is not None
     assert held == within(limits, Floors(limits=sent))
-    assert held.slice_s <= min(sent.slice_s, limits.slice_s)
+    for name in AT_LEAST:
+        assert getattr(held, name) == max(getattr(sent, name), getattr(limits, name))
+    assert held.slice_s == min(sent.slice_s, limits.slice_s)
+    assert set(held.quiet_hours) == {*sent.quiet_hours, *limits.quiet_hours}
+    counts = {sent.max_participations, limits.max_participations} - {None}
+    assert held.max_participations == min((count for count in counts if count is not None), default=None)
     remaining = left(held, usage, now, BERLIN)
     for policy in (sent, limits):
         allowed = left(policy, usage, now, BERLIN)
@@ -138,3 +159,10 @@ def test_a_policy_of_another_version_is_refused() -> None:
         wire.decode(Policy, json.dumps(tree).encode())
     with pytest.raises(Malformed):
         Policy(version=2)
+
+
+def test_the_guide_lists_every_reason_in_its_order_with_the_fields_of_the_policy() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|[^|]+\|([^|]+)\|", GUIDE.read_text(), re.MULTILINE)
+    assert [code for code, _fields in rows] == [reason.value for reason in Blocker]
+    named = {name for _code, cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert named == {field.name for field in fields(Policy)} - {"version"}
