@@ -18,6 +18,7 @@ _INSTEAD: Final[Mapping[str, str]] = {
     "ResizeBilinear": "UpSampling2D with interpolation='nearest', or Conv2DTranspose",
     "TopKV2": "a softmax",
     "Cumprod": "a sum of logarithms (Cumsum)",
+    "Prod": "multiplications, or a sum of logarithms",
     "CudnnRNNV3": "the layer with unroll=True",
     "Erfinv": "another activation",
 }

@@ -45,6 +45,15 @@ def stopping(op: tf.Operation, x: tf.Tensor) -> Lowered:
     return lowered(x)
 
 
+def forbidding(op: tf.Operation, x: tf.Tensor) -> Lowered:
+    """PreventGradient: the identity, whose gradient nobody may ask for."""
+
+    def backward(dy: tf.Tensor) -> tuple[tf.Tensor]:
+        raise unsupported(f"the operator {op.name} (PreventGradient) forbids to train what comes before it")
+
+    return lowered(x, backward)
+
+
 def constant_slope(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
     """A step function or a question: its gradient is zero wherever it has one."""
     return copied(op, *inputs)
@@ -80,6 +89,14 @@ def divide(op: tf.Operation, x: tf.Tensor, y: tf.Tensor) -> Lowered:
         return folded(share, z, x), -folded(share * z, z, y)
 
     return lowered(z, backward, broadcasts=True)
+
+
+def remainder(op: tf.Operation, x: tf.Tensor, y: tf.Tensor) -> Lowered:
+    """FloorMod, z = x - y ⌊x / y⌋: dx = dz, dy = -dz ⌊x / y⌋."""
+    z = tf.math.floormod(x, y)
+    if x.dtype != tf.float32:
+        return lowered(z)
+    return lowered(z, lambda dz: (folded(dz, z, x), -folded(dz * tf.floor(x / y), z, y)), broadcasts=True)
 
 
 def divide_no_nan(op: tf.Operation, x: tf.Tensor, y: tf.Tensor) -> Lowered:
@@ -140,6 +157,8 @@ def _to_the(x: tf.Tensor, exponent: float) -> tf.Tensor:
 
 
 def select(op: tf.Operation, condition: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> Lowered:
+    if op.type == "Select" and condition.shape.rank == 1:  # one answer for each row, not for each column
+        condition = tf.reshape(condition, [-1] + [1] * (x.shape.rank - 1))
     z = tf.where(condition, x, y)
 
     def backward(dz: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
@@ -189,7 +208,7 @@ _UNARY: Final[Mapping[str, Derivative]] = {
 }
 
 _FLAT: Final = (
-    "Sign", "Floor", "Ceil", "Round", "Rint", "FloorDiv", "FloorMod", "Equal", "NotEqual", "Less", "LessEqual",
+    "Sign", "Floor", "Ceil", "Round", "Rint", "FloorDiv", "Equal", "NotEqual", "Less", "LessEqual",
     "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr", "LogicalNot", "IsNan", "IsFinite", "IsInf",
 )  # fmt: skip
 """Without a gradient anywhere."""
@@ -197,7 +216,8 @@ _FLAT: Final = (
 RULES: Final[Mapping[str, Rule]] = {
     **{name: unary(derivative) for name, derivative in _UNARY.items()},
     **dict.fromkeys(_FLAT, constant_slope),
-    **dict.fromkeys(("Identity", "CheckNumerics", "PreventGradient", "EnsureShape"), passing),
+    **dict.fromkeys(("Identity", "CheckNumerics", "EnsureShape"), passing),
+    "PreventGradient": forbidding,
     "StopGradient": stopping,
     "Cast": cast,
     "Add": add,
@@ -209,6 +229,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "RealDiv": divide,
     "Div": divide,
     "DivNoNan": divide_no_nan,
+    "FloorMod": remainder,
     "SquaredDifference": squared_difference,
     "Maximum": maximum,
     "Minimum": minimum,

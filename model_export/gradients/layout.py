@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import tensorflow as tf
 
-from model_export.errors import unsupported
+from model_export.errors import no_rule, unsupported
 from model_export.gradients.rule import Lowered, Rule, Share, attribute, copied, lowered
 from model_export.gradients.shapes import folded, sides, static_value
 
@@ -283,13 +283,30 @@ def question(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
     return copied(op, *inputs)
 
 
+def filled(op: tf.Operation, shape: tf.Tensor, value: tf.Tensor) -> Lowered:
+    """Fill: one value in many places, so its gradient is the sum over them."""
+    y = copied(op, shape, value).outputs[0]
+    return lowered(y, lambda dy: (None, tf.reduce_sum(dy)))
+
+
+def multiplied_up(op: tf.Operation, x: tf.Tensor, axes: tf.Tensor) -> Lowered:
+    """Prod, which models compute sizes with; the gradient of a product of values has no rule."""
+
+    def backward(dy: tf.Tensor) -> tuple[Share, Share]:
+        raise no_rule(op)
+
+    return lowered(copied(op, x, axes).outputs[0], backward)
+
+
 _QUESTIONS: Final[tuple[str, ...]] = (
-    "Const", "Shape", "Size", "Rank", "Range", "Fill", "ZerosLike", "OnesLike", "OneHot", "Prod", "LinSpace", "Where",
+    "Const", "Shape", "Size", "Rank", "Range", "ZerosLike", "OnesLike", "OneHot", "LinSpace", "Where",
 )  # fmt: skip
 """Without a gradient: sizes, indices and constants."""
 
 RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(_QUESTIONS, question),
+    "Fill": filled,
+    "Prod": multiplied_up,
     "Reshape": reshape,
     "ExpandDims": reshape,
     "Squeeze": reshape,

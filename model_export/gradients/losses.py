@@ -17,16 +17,21 @@ def sparse_cross_entropy(op: tf.Operation, logits: tf.Tensor, labels: tf.Tensor)
 
 
 def cross_entropy(op: tf.Operation, logits: tf.Tensor, shares: tf.Tensor) -> Lowered:
-    """SoftmaxCrossEntropyWithLogits: -Σ shares · log softmax(logits) for each row; shares add up to 1."""
+    """SoftmaxCrossEntropyWithLogits: -Σ shares · log softmax(logits) for each row; shares add up to 1.
+
+    Shares that another part of the model computes learn too: theirs is -log softmax(logits).
+    """
     return _cross_entropy(logits, shares)
 
 
 def _cross_entropy(logits: tf.Tensor, shares: tf.Tensor) -> Lowered:
-    loss = -tf.reduce_sum(tf.nn.log_softmax(logits) * shares, -1)
+    logs = tf.nn.log_softmax(logits)
+    loss = -tf.reduce_sum(logs * shares, -1)
     slope = tf.nn.softmax(logits) - shares
 
-    def backward(dloss: tf.Tensor, _dslope: tf.Tensor | None) -> tuple[tf.Tensor, None]:
-        return tf.expand_dims(dloss, -1) * slope, None
+    def backward(dloss: tf.Tensor, _dslope: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        upstream = tf.expand_dims(dloss, -1)
+        return upstream * slope, -upstream * logs
 
     return Lowered((loss, slope), backward)
 
