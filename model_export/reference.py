@@ -111,9 +111,7 @@ class _Oracle:
             Answer("infer", {"x": batch["x"]}, _arrays(outputs)),
         )
 
-    def step(
-        self, batch: dict[str, Array], anchor: dict[str, Array], course: Course, rng: np.random.Generator
-    ) -> Step:
+    def step(self, batch: dict[str, Array], anchor: dict[str, Array], course: Course, rng: np.random.Generator) -> Step:
         """Take one step, and write it down."""
         before, slots_before = self.weights(), self._slots(course.learning_rate)
         given = {**batch, "lr": np.array(course.learning_rate, np.float32), **self._seed(rng)}
@@ -192,22 +190,32 @@ class _Oracle:
     def _with_our_numbers(self) -> Differentiate:
         """The model's operators as they were traced, but for the random numbers."""
         signatures = Signatures(self._made, self._spec)
-        traces = {self._spec.batch_size: signatures._training, 1: signatures._single, None: signatures._training}
 
         def differentiate(
             x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor
         ) -> tuple[Sums, list[tf.Tensor], list[tf.Tensor]]:
-            trace = traces.get(None if self._spec.dynamic_batch else x.shape[0], signatures._training)
+            alone = self._spec.private_steps and x.shape[0] == 1 and not self._spec.dynamic_batch
+            trace, parts = (signatures._single, 1) if alone else (signatures._training, signatures.parts)
+            values = {variable.ref(): variable.read_value() for variable in trace.variables.values()}
             keys = {variable.ref(): key for key, variable in trace.variables.items()}
             moving = [keys[weight.variable.ref()] for weight in self._statistics]
-            values = {variable.ref(): variable.read_value() for variable in trace.variables.values()}
-            emission = _Verbatim(trace, [x, y, mask], lambda one: values[one.ref()], updated=moving, seed=seed)
+            emissions = [
+                _Verbatim(
+                    trace,
+                    [tf.split(one, parts)[part] if parts > 1 else one for one in (x, y, mask)],
+                    lambda variable: values[variable.ref()],
+                    updated=moving,
+                    seed=seed * parts + part,
+                )
+                for part in range(parts)
+            ]
+            sums = {name: tf.add_n([one.outputs[name] for one in emissions]) for name in emissions[0].outputs}
             learned = [values[weight.variable.ref()] for weight in self._learned]
-            gradients = tf.gradients(emission.outputs["loss_sum"], learned)  # a tape does not see copied operators
+            gradients = tf.gradients(sums["loss_sum"], learned)  # a tape does not see copied operators
             return (
-                emission.outputs,
+                sums,
                 [tf.convert_to_tensor(gradient) for gradient in gradients],
-                [emission.updates[key] for key in moving],
+                [emissions[-1].updates[key] for key in moving],
             )
 
         return differentiate
@@ -253,5 +261,3 @@ def _sums(outputs: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, spec: ExportSpec) -
 
 def _arrays(tensors: Sums) -> dict[str, Array]:
     return {name: np.array(tensor.numpy()) for name, tensor in tensors.items()}
-
-

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.keys import SigningKey
+from model_export.asked import Asked
 from model_export.spec import Exported, ExportSpec, class_labels
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def model(name: str) -> keras.Model:
     """The zoo's `name` for images of 8×8 and four classes, always with the same initial weights."""
     from model_export.load import load
 
-    return load(f"zoo:{name}", INPUT_SHAPE, CLASSES, seed=0)
+    found: keras.Model = load(f"zoo:{name}", Asked(input_shape=INPUT_SHAPE, classes=CLASSES, seed=0))[0]
+    return found
 
 
 @functools.cache

@@ -50,6 +50,16 @@ def _named(op: tf.Operation, inputs: Sequence[tf.Tensor]) -> dict[str, object]:
             arguments[one.name], left = left[:count], left[count:]
         else:
             arguments[one.name] = left.pop(0)
-    taken = set(inspect.signature(getattr(tf.raw_ops, op.type)).parameters)
-    arguments.update({one.name: op.get_attr(one.name) for one in op.op_def.attr if one.name in taken})
-    return arguments
+    taken = [name for name in inspect.signature(getattr(tf.raw_ops, op.type)).parameters if name != "name"]
+    arguments.update({one.name: op.get_attr(one.name) for one in op.op_def.attr if not _inferred(op, one.name)})
+    renamed = [name for name in taken if name not in arguments]  # such as ExpandDims' dim and Squeeze's squeeze_dims
+    unknown = [name for name in arguments if name not in taken]
+    return {
+        **{name: arguments[name] for name in taken if name in arguments},
+        **dict(zip(renamed, [arguments[name] for name in unknown], strict=False)),
+    }
+
+
+def _inferred(op: tf.Operation, attribute: str) -> bool:
+    """Whether an attribute is the type or the number of inputs: those follow from the inputs."""
+    return any(attribute in (one.type_attr, one.number_attr, one.type_list_attr) for one in op.op_def.input_arg)

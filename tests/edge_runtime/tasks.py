@@ -8,14 +8,14 @@ import numpy as np
 
 from edge_runtime.examples import Examples
 from edge_runtime.interpreters import open_interpreter
-from edge_runtime.model import Evaluation, Model, open_model
+from edge_runtime.model import Evaluation, Model, Slots, open_model
 from edge_runtime.protocol.bundle import verify_bundle
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.training import Trained, train
 from model_export.spec import Exported
-from model_export.verify import Step, StepError, compare
+from model_export.verify import Difference, Recording, compare
 from tests.exports import TENANT_KEY
 
 
@@ -23,10 +23,10 @@ def opened(exported: Exported, runtime: str | None = None) -> Model:
     return open_model(verify_bundle(exported.bundle, exported.bundle_sha256, TENANT_KEY.public), runtime)
 
 
-def step_errors(exported: Exported, steps: list[Step]) -> list[StepError]:
-    """Compare recorded steps on whichever runtime this worker has loaded."""
+def differences(exported: Exported, recording: Recording) -> list[Difference]:
+    """How far the bundle is from TensorFlow on whichever runtime this worker has loaded."""
     bundle = verify_bundle(exported.bundle, exported.bundle_sha256, TENANT_KEY.public)
-    return compare(open_interpreter(bundle.graph, _here()).call, bundle.manifest, steps)
+    return list(compare(open_interpreter(bundle.graph, _here()).call, bundle.manifest, recording))
 
 
 def runtime_here(exported: Exported) -> str:
@@ -54,6 +54,15 @@ def round_trip(exported: Exported, weights: Weights) -> Weights:
     model = opened(exported, _here())
     model.set_weights(weights)
     return model.get_weights()
+
+
+def slots_round_trip(exported: Exported, slots: Slots) -> tuple[Slots, Slots]:
+    """Slots as they come back, and those after a round has begun."""
+    model = opened(exported, _here())
+    model.set_slots(slots)
+    back = model.get_slots()
+    model.begin_round()
+    return back, model.get_slots()
 
 
 def one_step(exported: Exported, examples: Examples, learning_rate: float) -> tuple[Weights, Weights, Weights]:

@@ -6,21 +6,22 @@ from unittest import mock
 
 import tensorflow as tf
 
-from model_export.gradients import GRADIENTS
-from model_export.gradients.registry import swapped
+from model_export.gradients.lowering import RULES
+from model_export.gradients.rule import Lowered
 from model_export.spec import Exported
-from model_export.verify import Step
-from tests.exports import build
+from model_export.verify import Recording
 from tests.model_export import models
 
 
-def case_with_wrong_relu() -> tuple[Exported, list[Step]]:
-    """The MLP with a relu gradient that lets one part in a thousand through where it should be zero."""
+def case_with_wrong_tanh() -> tuple[Exported, Recording]:
+    """Two dense layers with a gradient of tanh that is one part in a thousand too large."""
+    right = RULES["Tanh"]
 
-    def leaky(op: tf.Operation, upstream: tf.Tensor) -> tf.Tensor:
-        return upstream * tf.maximum(tf.sign(op.outputs[0]), 0.001)
+    def wrong(op: tf.Operation, x: tf.Tensor) -> Lowered:
+        step = right(op, x)
+        assert step.backward is not None
+        backward = step.backward
+        return Lowered(step.outputs, lambda upstream: [1.001 * share for share in backward(upstream)])
 
-    wrong = swapped({**GRADIENTS, "Relu": leaky})
-    with mock.patch("model_export.convert.builtin_gradients", return_value=wrong):
-        mutant = build.__wrapped__("mlp")
-    return mutant, models.case("mlp")[1]
+    with mock.patch.dict(RULES, {"Tanh": wrong}):
+        return models.case("momentum")
