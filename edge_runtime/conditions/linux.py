@@ -35,6 +35,7 @@ _ONLINE: Final[dict[object, bool]] = {1: False, 2: False, 3: False, 4: True}
 _BUS_WAIT_S: Final = 0.2
 _ROUTE_UP: Final = 0x1
 _ROUTE_REJECT: Final = 0x200
+"""Of the route through "lo" that the kernel keeps when there is no other."""
 _NOWHERE: Final = "0" * 32
 
 
@@ -198,7 +199,7 @@ def _leads_out_4(line: str) -> bool:
 
 def _leads_out_6(line: str) -> bool:
     words = line.split()
-    return len(words) > 9 and words[:2] == [_NOWHERE, "00"] and words[9] != "lo" and _is_up(words[8])
+    return len(words) > 9 and words[:2] == [_NOWHERE, "00"] and _is_up(words[8])
 
 
 def _is_up(flags: str) -> bool:

@@ -70,7 +70,7 @@ def first(holds: Mapping[Blocker, bool]) -> Blocker | None:
     return next((reason for reason in Blocker if holds.get(reason)), None)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(device=conditions, policy=policies, usage=usages, now=moments, zone=zones, activity=activities)
 def test_any_set_of_conditions_yields_train_or_exactly_the_first_reason(
     device: Conditions, policy: Policy, usage: Usage, now: datetime, zone: tzinfo, activity: Activity
@@ -157,7 +157,7 @@ WORSE: Final[dict[str, Callable[[Any], list[Any]]]] = {
 }
 
 
-@settings(max_examples=200)
+@settings(max_examples=100, deadline=None)
 @given(device=conditions, policy=policies, usage=usages, now=moments, activity=activities, data=st.data())
 def test_a_worse_condition_never_lets_a_blocked_device_train(
     device: Conditions, policy: Policy, usage: Usage, now: datetime, activity: Activity, data: st.DataObject

@@ -50,7 +50,7 @@ AT_LEAST: Final = (
 """The larger of two is the stricter."""
 
 
-@settings(max_examples=150)
+@settings(max_examples=100, deadline=None)
 @given(
     sent=policies, limits=policies, device=conditions | st.just(IDEAL), usage=usages, now=moments, activity=activities
 )
@@ -76,6 +76,7 @@ def test_within_the_floors_nothing_is_looser_than_either(
         assert remaining.battery_share <= allowed.battery_share
 
 
+@settings(max_examples=50, deadline=None)
 @given(sent=policies)
 def test_floors_are_the_protocols_unless_the_app_says_otherwise(sent: Policy) -> None:
     held = within(sent, Floors())
@@ -119,6 +120,7 @@ def test_the_codes_of_blockers_and_the_bytes_of_the_policy_are_frozen() -> None:
     )
 
 
+@settings(max_examples=50, deadline=None)
 @given(policy=policies)
 def test_a_policy_comes_back_as_it_was_sent(policy: Policy) -> None:
     assert wire.decode(Policy, wire.encode(policy)) == policy

@@ -268,7 +268,7 @@ def _gone(path: Path, _content: bytes) -> None:
     path.unlink()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     tree=st.sampled_from(sorted(FILES)),
     damage=st.sampled_from([_garbage, _folder, _loop, _gone]),

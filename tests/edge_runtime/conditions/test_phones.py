@@ -102,9 +102,10 @@ def test_low_data_mode_is_metered_on_ios(tmp_path: Path) -> None:
 def test_a_path_that_needs_a_connection_first_is_offline_on_ios(tmp_path: Path) -> None:
     world = IosWorld(tmp_path)
     world.become(AT_NIGHT)
-    world.phone.path_status = 3
+    world.phone.path_status, world.phone.expensive = 3, True
     world.phone.path_changed()
-    assert world.source.read().online is False
+    conditions = world.source.read()
+    assert (conditions.online, conditions.metered) == (False, False)
 
 
 def test_services_that_die_under_a_source_of_ios_are_unknown(tmp_path: Path) -> None:
