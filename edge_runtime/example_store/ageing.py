@@ -33,25 +33,32 @@ class StoreClock:
 
 
 def presumed_s(clock: StoreClock, wall_s: float) -> float:
-    """The store's time if the wall clock is right: at least `clock.time_s`. What is too old by it is not read.
+    """The store's time if the wall clock is right: at least `clock.time_s`. What is too old by it is not read."""
+    return _presumed_s(_confirmed(clock, wall_s), wall_s)
 
-    After a leap that comes back to where the clock was set back from, or beyond, it is the wall's time.
-    """
+
+def looked(clock: StoreClock, wall_s: float) -> StoreClock:
+    """Look at the wall clock. What is too old by the new `time_s` may be deleted; none of it could be read before."""
+    clock = _confirmed(clock, wall_s)
+    if wall_s - clock.wall_s <= LEAP_S:
+        return StoreClock(_presumed_s(clock, wall_s), wall_s)
+    first_s = wall_s if clock.leapt_to_s is None else min(wall_s, clock.leapt_to_s)
+    return StoreClock(clock.time_s, clock.wall_s, first_s)
+
+
+def _confirmed(clock: StoreClock, wall_s: float) -> StoreClock:
+    """The clock, past a leap that the wall clock has stood by for long enough."""
+    leapt_to_s = clock.leapt_to_s
+    if leapt_to_s is None or wall_s - leapt_to_s < CONFIRMATION_S:
+        return clock
+    return StoreClock(_presumed_s(clock, leapt_to_s), leapt_to_s)
+
+
+def _presumed_s(clock: StoreClock, wall_s: float) -> float:
+    """After a leap that comes back to where the clock was set back from, or beyond, it is the wall's time."""
     passed_s = wall_s - clock.wall_s
     if passed_s <= LEAP_S:
         return clock.time_s + max(0.0, passed_s)
     if wall_s >= clock.time_s - LEAP_S:
         return max(clock.time_s, wall_s)
     return clock.time_s + passed_s
-
-
-def looked(clock: StoreClock, wall_s: float) -> StoreClock:
-    """Look at the wall clock. What is too old by the new `time_s` may be deleted."""
-    if wall_s - clock.wall_s <= LEAP_S:
-        return StoreClock(presumed_s(clock, wall_s), wall_s)
-    leapt_to_s = clock.leapt_to_s
-    if leapt_to_s is None or wall_s < leapt_to_s:
-        return StoreClock(clock.time_s, clock.wall_s, wall_s)
-    if wall_s - leapt_to_s < CONFIRMATION_S:
-        return clock
-    return looked(StoreClock(presumed_s(clock, leapt_to_s), leapt_to_s), wall_s)

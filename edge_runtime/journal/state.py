@@ -17,7 +17,7 @@ from edge_runtime.protocol.report import Receipt
 
 VISITS_KEPT: Final = 50
 DAYS_KEPT: Final = 8
-ENDED_KEPT: Final = 64
+ENDED_KEPT: Final = 32
 
 
 class Restart(StrEnum):

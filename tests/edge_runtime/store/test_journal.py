@@ -409,6 +409,7 @@ def test_a_disk_that_fills_up_leaves_the_state_before_or_after(
         journal.save(PROGRESS)  # the change is on disk; that it was noted elsewhere can wait
     assert calls() >= number
     monkeypatch.undo()
+    assert number >= 9 or not list(folder.path.glob("*.new"))
     happened = number >= 8
     assert (journal.state != before) == happened
     assert reopened(folder).state == journal.state

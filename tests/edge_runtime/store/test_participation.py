@@ -170,7 +170,9 @@ def test_only_the_last_visits_days_and_ends_are_kept() -> None:
         state = now_is.noted(now_is.given_up(state, Outcome.IN_USE), NOW_S)
     assert [visit.at_s for visit in state.visits] == list(range(150, 200))
     assert len(state.spent) == now_is.DAYS_KEPT
-    assert [one.participation for one in state.ended] == [f"{number:032x}" for number in range(136, 200)]
+    assert [one.participation for one in state.ended] == [
+        f"{number:032x}" for number in range(200 - now_is.ENDED_KEPT, 200)
+    ]
     assert len(wire.encode(state)) < 1 << 15
 
 
