@@ -34,7 +34,7 @@ def open_store(folder: StateFolder, *, key: AppKey | None, now_s: float) -> Exam
     seal = seal_of(key, _PURPOSE)
     try:
         return ExampleStore(folder.path, _connected(folder, seal, now_s), seal, found_damaged=False)
-    except (StateDamaged, sqlite3.DatabaseError):  # what SQLite makes of damage is not always called corruption
+    except StateDamaged:
         os.utime(set_aside(folder.path), (now_s, now_s))
     return ExampleStore(folder.path, _connected(folder, seal, now_s), seal, found_damaged=True)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,6 @@ import numpy.typing as npt
 from edge_runtime.example_store.ageing import StoreClock, looked, presumed_s
 from edge_runtime.example_store.tables import meaning
 from edge_runtime.protocol.errors import DeviceStorageFull
-
-_AT_ONCE: Final = 500
-"""Ids in one question to SQLite."""
 
 
 def clock(connection: sqlite3.Connection) -> StoreClock:
@@ -78,22 +75,18 @@ def span(
 
 def sealed_rows(connection: sqlite3.Connection, name: str, ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """The stored bytes of those ids that are there, one after another."""
-    for some in _parts(ids):
-        yield from connection.execute(
-            f"SELECT id, sealed FROM examples WHERE collection = ? AND id IN ({_marks(some)})",  # nosec B608
-            (name, *some),
-        )
+    yield from connection.execute(
+        "SELECT id, sealed FROM examples WHERE collection = ? AND id IN (SELECT value FROM json_each(?))",
+        (name, json.dumps(ids)),
+    )
 
 
 def delete(connection: sqlite3.Connection, name: str, ids: Sequence[int]) -> int:
     """Delete examples; returns how many were there."""
-    return sum(
-        connection.execute(
-            f"DELETE FROM examples WHERE collection = ? AND id IN ({_marks(some)})",  # nosec B608
-            (name, *some),
-        ).rowcount
-        for some in _parts(ids)
-    )
+    return connection.execute(
+        "DELETE FROM examples WHERE collection = ? AND id IN (SELECT value FROM json_each(?))",
+        (name, json.dumps(ids)),
+    ).rowcount
 
 
 def delete_expired(connection: sqlite3.Connection, now_s: float) -> int:
@@ -130,7 +123,7 @@ def forget(connection: sqlite3.Connection, name: str) -> None:
 
 def keep_snapshots(connection: sqlite3.Connection, kept: Sequence[str]) -> None:
     """Delete every snapshot but these."""
-    connection.execute(f"DELETE FROM snapshots WHERE id NOT IN ({_marks(kept)})", tuple(kept))  # nosec B608
+    connection.execute("DELETE FROM snapshots WHERE id NOT IN (SELECT value FROM json_each(?))", (json.dumps(kept),))
 
 
 def give_back(connection: sqlite3.Connection) -> None:
@@ -145,12 +138,3 @@ def _before(now_s: float, age_s: float | None) -> float:
 
 def _columns(of: StoreClock) -> tuple[float, float, float | None]:
     return of.time_s, of.wall_s, of.leapt_to_s
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for begin in range(0, len(ids), _AT_ONCE):
-        yield ids[begin : begin + _AT_ONCE]

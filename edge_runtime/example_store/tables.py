@@ -58,6 +58,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 """Statements from each version to the next. Only ever added to."""
 
 
+_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_ERROR,  # a table or column is missing
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+    }
+)
+
+
 def connected(folder: Path) -> sqlite3.Connection:
     """Open the file, made if need be, and bring its tables up to date.
 
@@ -129,7 +140,7 @@ def meaning() -> Iterator[None]:
         code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
             raise DeviceStorageFull("the device takes no more examples: its disk is full or failing") from problem
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if code in _DAMAGE:
             raise StateDamaged("the stored examples can no longer be read as they were written") from problem
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise Unavailable("something else holds the stored examples", retry_after_s=60) from problem

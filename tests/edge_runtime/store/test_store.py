@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import sqlite3
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 
 from edge_runtime.example_store import Collection, ExampleStore, erase_store, open_store
 from edge_runtime.example_store.store import DAMAGED_KEPT_S
-from edge_runtime.example_store.tables import MIGRATIONS
+from edge_runtime.example_store.tables import MIGRATIONS, set_aside
 from edge_runtime.examples import Examples
 from edge_runtime.journal import AppKey, StateFolder, open_folder
 from edge_runtime.protocol.bundle import Schema
@@ -22,15 +22,14 @@ from edge_runtime.protocol.errors import (
     DeviceStorageFull,
     InvalidExamples,
     NotFound,
-    Refusal,
     SchemaChanged,
     StateDamaged,
     UnknownCollection,
     UnsupportedVersion,
     WrongStorageKey,
 )
-from tests.edge_runtime.store import tracing
 from tests.edge_runtime.store.test_journal import another_key, flip, key
+from tests.workers import ROOT
 
 NOW_S = 1_800_000_000.0
 HOUR_S = 3600.0
@@ -597,39 +596,18 @@ def everything_held(store: ExampleStore) -> Examples:
     return Examples(x, np.array([row[WIDTH:].view(np.int32)[0] for row in rows]))
 
 
-def test_a_disk_that_takes_no_more_bytes_refuses_and_keeps_what_it_had(folder: StateFolder) -> None:
-    """In a process of its own, the kernel lets no file grow beyond a limit: writes inside SQLite fail halfway."""
-    store = open_pairs(folder)
-    store.add("pairs", some(20), NOW_S)
-    store.close()
-    held = (folder.path / "examples.db").stat().st_size
-
-    def fill_up() -> None:
-        for limit in range(0, 3 * held, held // 8):
-            inside = open_pairs(folder)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            refused = _refused(partial(inside.add, "pairs", some(60, seed=1), NOW_S))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            if refused is None:
-                assert limit > held
-                return
-            assert isinstance(refused, DeviceStorageFull), repr(refused)
-            inside.close()
-            after = open_pairs(folder)
-            assert not after.found_damaged
-            assert same(everything(after), some(20))
-            after.keep_snapshots()
-            after.close()
-
-    assert not tracing.run(fill_up).killed
+def test_a_disk_that_takes_no_more_bytes_refuses_and_keeps_what_it_had(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.edge_runtime.store.full_disk", str(tmp_path / "state")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) >= 8
 
 
-def _refused(act: Callable[[], object]) -> Refusal | None:
-    try:
-        act()
-    except Refusal as refusal:
-        return refusal
-    return None
+def test_a_rollback_journal_goes_before_the_file_it_belongs_to(folder: StateFolder) -> None:
+    for name in ("examples.db", "examples.db-journal"):
+        (folder.path / name).write_bytes(b"damaged")
+    assert set_aside(folder.path).read_bytes() == b"damaged"
+    assert sorted(path.name for path in folder.path.iterdir()) == ["examples.damaged", "lock"]
 
 
 def test_a_later_version_is_refused_and_left_alone(folder: StateFolder) -> None:
