@@ -8,10 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.example_store import ExampleStore
+from edge_runtime.journal import StateFolder, open_folder
 from tests.edge_runtime.store.kills import MEMORY
+from tests.edge_runtime.store.pairs import open_pairs
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="store-", dir=MEMORY if MEMORY.is_dir() else None) as path:
         yield Path(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StateFolder]:
+    with open_folder(tmp_path / "state") as held:
+        yield held
+
+
+@pytest.fixture
+def store(folder: StateFolder) -> Iterator[ExampleStore]:
+    opened = open_pairs(folder)
+    yield opened
+    opened.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge_runtime.journal import open_folder
 from edge_runtime.protocol.errors import DeviceStorageFull
-from tests.edge_runtime.store.test_store import NOW_S, PAIRS, everything, open_pairs, same, some
+from tests.edge_runtime.store.pairs import NOW_S, PAIRS, everything, open_pairs, same, some
 
 
 @contextmanager

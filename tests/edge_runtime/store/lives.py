@@ -11,7 +11,6 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -278,8 +277,3 @@ def _check_journal(state: State) -> None:
     require(now_is.participations(state, "pop") == 2, "another number of participations was counted")
     require(now_is.spent_on(state, "2027-01-15").seconds == len(PARTICIPATIONS), "something was spent twice or never")
     require(len(state.visits) == len(PARTICIPATIONS) and state.identity is not None, "a visit or the identity is gone")
-
-
-def life(path: Path, outside: Outside, key: AppKey | None) -> partial[None]:
-    """A life that can be run."""
-    return partial(live, path, outside, key)

@@ -1,118 +1,41 @@
-"""The journal's file: damage, rollback, keys, versions, a full disk, and who may open it."""
+"""The journal's file: what it keeps, and what damage, rollback, keys and versions do."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from edge_runtime.journal import AppKey, Journal, Phase, Progress, StateFolder, open_folder, open_journal
+from edge_runtime.journal import AppKey, Phase, Progress, StateFolder, open_journal
 from edge_runtime.journal import state as now_is
 from edge_runtime.journal.document import MIGRATIONS, decode_state
 from edge_runtime.journal.sealing import SealBroken, SecretSeal, seal_of
-from edge_runtime.journal.state import Identity, Restart, State
+from edge_runtime.journal.state import Restart, State
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import (
-    DeviceStorageFull,
     StateDamaged,
-    StateInUse,
     StepNotAllowed,
     UnsupportedVersion,
     WrongStorageKey,
 )
-from edge_runtime.protocol.reasons import Outcome
-from tests.edge_runtime.store.test_participation import HERE, NOW_S, RECEIPT
-from tests.workers import ROOT
-
-SEED = hashlib.sha256(b"the device key of the journal tests").digest()
-ME = Identity(seed=SEED, tenant="acme", device_id="d" * 32)
-PROGRESS = Progress(
-    epoch=0,
-    step=2,
-    order_seed=1,
-    rng=b"{}",
-    snapshot="s",
-    weights=np.arange(5, dtype=np.float32),
-    slots=np.array([0.25], np.float32),
+from tests.edge_runtime.store.journals import (
+    ME,
+    PROGRESS,
+    SEED,
+    Numbers,
+    another_key,
+    enrolled,
+    files,
+    flip,
+    key,
+    nothing_is_left,
+    put_back,
+    reopened,
+    training,
+    why_restarted,
 )
-
-
-def key() -> bytes:
-    return bytes(range(32))
-
-
-def another_key() -> bytes:
-    return bytes(32)
-
-
-class Numbers:
-    """A witness in memory."""
-
-    def __init__(self) -> None:
-        self.epoch: int | None = None
-
-    def read(self) -> int | None:
-        return self.epoch
-
-    def write(self, epoch: int) -> None:
-        self.epoch = epoch
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    with open_folder(tmp_path / "state") as held:
-        yield held
-
-
-def reopened(folder: StateFolder, app_key: AppKey | None = key, witness: Numbers | None = None) -> Journal:
-    """As a new process finds it: nothing but the files is handed over."""
-    return open_journal(folder, key=app_key, now_s=NOW_S, witness=witness)
-
-
-def enrolled(folder: StateFolder, app_key: AppKey | None = key, witness: Numbers | None = None) -> Journal:
-    journal = reopened(folder, app_key, witness)
-    journal.update(lambda state: now_is.enrolled(state, ME))
-    return journal
-
-
-def training(folder: StateFolder, app_key: AppKey | None = key) -> Journal:
-    journal = enrolled(folder, app_key)
-    journal.update(lambda state: now_is.assigned(state, HERE, "pop", NOW_S))
-    journal.save(PROGRESS)
-    return journal
-
-
-def files(folder: StateFolder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.path.iterdir()}
-
-
-def put_back(folder: StateFolder, backup: dict[str, bytes], *names: str) -> None:
-    for name in names:
-        (folder.path / name).write_bytes(backup[name])
-
-
-def flip(path: Path, position: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[position] ^= 1
-    path.write_bytes(raw)
-
-
-def why_restarted(journal: Journal) -> Restart | None:
-    return journal.state.restarted.why if journal.state.restarted else None
-
-
-def nothing_is_left(journal: Journal, folder: StateFolder) -> bool:
-    state = journal.state
-    unknown = (state.identity, state.participation, state.tallies, state.ended) == (None, None, (), ())
-    return unknown and not [name for name in files(folder) if name.startswith("stored-")]
+from tests.edge_runtime.store.test_participation import HERE, NOW_S, RECEIPT
 
 
 @pytest.mark.parametrize("app_key", [None, key], ids=["in the clear", "sealed"])
@@ -371,134 +294,3 @@ def test_a_damaged_report_is_not_sent_and_not_trained_again(
     assert now_is.participations(journal.state, "pop") == 0
     journal.update(lambda state: now_is.expired(state, NOW_S + 600))
     assert not list(folder.path.glob("stored-*"))
-
-
-def failing_at(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Let the n-th call that needs the disk fail, and all after it; returns how many there were."""
-    calls = 0
-    real = {name: getattr(os, name) for name in ("write", "fsync", "replace")}
-
-    def guarded(name: str) -> Callable[..., object]:
-        def call(*arguments: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls >= number:
-                raise OSError(code, os.strerror(code))
-            return real[name](*arguments)
-
-        return call
-
-    for name in real:
-        monkeypatch.setattr(os, name, guarded(name))
-    return lambda: calls
-
-
-@pytest.mark.parametrize("number", range(1, 13))
-def test_a_disk_that_fills_up_leaves_the_state_before_or_after(
-    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """A savepoint is three files, each written, synced, renamed, and its folder synced: 12 calls."""
-    journal = enrolled(folder)
-    journal.update(lambda state: now_is.assigned(state, HERE, "pop", NOW_S))
-    before = journal.state
-    calls = failing_at(number, errno.ENOSPC, monkeypatch)
-    if number <= 8:
-        with pytest.raises(DeviceStorageFull):
-            journal.save(PROGRESS)
-    else:
-        journal.save(PROGRESS)  # the change is on disk; that it was noted elsewhere can wait
-    assert calls() >= number
-    monkeypatch.undo()
-    assert number >= 9 or not list(folder.path.glob("*.new"))
-    happened = number >= 8
-    assert (journal.state != before) == happened
-    assert reopened(folder).state == journal.state
-    assert bool(list(folder.path.glob("stored-*"))) == happened
-    assert not list(folder.path.glob("*.new"))
-    for off in (True, False):
-        journal.update(lambda state, off=off: now_is.switched(state, off=off))  # type: ignore[misc]
-    assert why_restarted(reopened(folder)) is None
-
-
-def test_a_disk_that_fails_is_not_called_full(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = enrolled(folder)
-    failing_at(1, errno.EIO, monkeypatch)
-    with pytest.raises(OSError, match="Input/output"):
-        journal.update(lambda state: now_is.switched(state, off=True))
-    monkeypatch.undo()
-    assert not journal.state.switched_off
-    assert reopened(folder).state.identity == ME
-
-
-def test_nothing_is_sent_when_the_decision_cannot_be_written(
-    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = training(folder)
-    journal.seal(b"report")
-    failing_at(1, errno.ENOSPC, monkeypatch)
-    with pytest.raises(DeviceStorageFull):
-        journal.report_to_send(NOW_S)
-    monkeypatch.undo()
-    held = reopened(folder).state.participation
-    assert held is not None
-    assert held.phase is Phase.SEALED
-
-
-def test_a_second_process_is_turned_away_at_once_and_let_in_after_the_first_died(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    holding = (
-        "import sys; from pathlib import Path; from edge_runtime.journal import open_folder\n"
-        "held = open_folder(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
-    )
-    first = subprocess.Popen(
-        [sys.executable, "-c", holding, str(state)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert first.stdin is not None
-    assert first.stdout is not None
-    with first:
-        assert first.stdout.readline() == b"held\n"
-        with pytest.raises(StateInUse):
-            open_folder(state)
-        first.kill()
-        first.wait()
-        with open_folder(state) as folder:
-            assert reopened(folder).state == State()
-        first.stdin.close()
-
-
-def test_one_process_opens_a_folder_once_at_a_time(tmp_path: Path) -> None:
-    with open_folder(tmp_path) as folder:
-        with pytest.raises(StateInUse):
-            open_folder(tmp_path)
-        folder.close()
-        open_folder(tmp_path).close()
-
-
-def test_the_folder_and_its_files_are_the_owners_alone(folder: StateFolder) -> None:
-    training(folder)
-    assert folder.path.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in folder.path.iterdir()} == {0o600}
-
-
-def test_what_a_crash_left_half_written_is_cleared_away(folder: StateFolder) -> None:
-    training(folder)
-    held = set(files(folder))
-    for name in ("journal.new", "journal.seen.new", f"stored-{'0' * 64}", f"stored-{'1' * 64}.new"):
-        (folder.path / name).write_bytes(b"half")
-    assert reopened(folder).progress() is not None
-    assert set(files(folder)) == held
-
-
-def test_a_state_folder_that_is_deleted_is_begun_anew(tmp_path: Path) -> None:
-    with open_folder(tmp_path / "state") as folder:
-        enrolled(folder)
-    shutil.rmtree(tmp_path / "state")
-    with open_folder(tmp_path / "state") as folder:
-        assert reopened(folder).state == State()
-
-
-def test_giving_up_is_on_disk_before_anybody_is_told(folder: StateFolder) -> None:
-    training(folder).update(lambda state: now_is.given_up(state, Outcome.IN_USE))
-    held = reopened(folder).state.participation
-    assert held is not None
-    assert (held.phase, held.outcome) == (Phase.GIVING_UP, Outcome.IN_USE)

@@ -26,8 +26,8 @@ from edge_runtime.journal.state import Spent, State
 from edge_runtime.protocol.errors import DeviceStorageFull, Refusal
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.report import Receipt
+from tests.edge_runtime.store.journals import Numbers, key
 from tests.edge_runtime.store.kills import MEMORY
-from tests.edge_runtime.store.test_journal import Numbers, key
 from tests.edge_runtime.store.test_participation import HERE, NOW_S
 
 POINTS = st.none() | st.tuples(st.integers(1, 24), st.booleans())

@@ -18,9 +18,9 @@ from edge_runtime.journal.state import Spent, Visited, Window
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.report import Receipt
-from tests.edge_runtime.store.test_journal import Numbers, key
+from tests.edge_runtime.store.journals import Numbers, key
+from tests.edge_runtime.store.pairs import PAIRS, some
 from tests.edge_runtime.store.test_participation import HERE, NOW_S
-from tests.edge_runtime.store.test_store import PAIRS, some
 
 SESSIONS = 1000
 WARM = 200

@@ -15,8 +15,8 @@ from edge_runtime.examples import Examples
 from edge_runtime.journal import AppKey, open_folder
 from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.errors import DeviceStorageFull, NotFound
+from tests.edge_runtime.store.journals import key
 from tests.edge_runtime.store.kills import MEMORY
-from tests.edge_runtime.store.test_journal import key
 
 WIDTH = 300
 LIVES_S = {"kept": None, "short": 3600.0}
