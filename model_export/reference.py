@@ -2,7 +2,7 @@
 
 Nothing here comes from our rules or optimizers: `tf.GradientTape` differentiates the model as it is, recurrent layers
 in their loops, and `keras.optimizers` takes the step. Only random numbers cannot be repeated by TensorFlow: for a model
-that draws some, its traced operators are emitted again as they are, with our random numbers in place of TensorFlow's.
+that draws some, the forward pass is the one we emit, and TensorFlow differentiates it with gradients of its own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ import tensorflow as tf
 from edge_runtime.protocol.bundle import SEED_LIMIT, Manifest
 from model_export import objectives
 from model_export.examples import random_batch, table_rows
-from model_export.gradients.lowering import Emission
-from model_export.gradients.randomness import DRAWS
-from model_export.gradients.rule import Lowered, copied
-from model_export.gradients.trace import Node
-from model_export.signatures import Signatures
 from model_export.spec import Adam, ExportSpec, Sgd
-from model_export.subject import Subject, subject
+from model_export.steps import Step as TrainingStep
+from model_export.steps import Values
+from model_export.subject import Subject, subject, unrolled
 from model_export.verify import Answer, Array, PrivateStep, Recording, Step
 
 Sums = dict[str, tf.Tensor]
@@ -178,7 +175,7 @@ class _Oracle:
         return {"seed": np.array(rng.integers(SEED_LIMIT), np.int32)} if self._manifest.seeded else {}
 
     def _as_it_is(
-        self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, _seed: tf.Tensor
+        self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor
     ) -> tuple[Sums, list[tf.Tensor], list[tf.Tensor]]:
         """The model itself, which moves its statistics as Keras does."""
         with tf.GradientTape() as tape:
@@ -188,34 +185,23 @@ class _Oracle:
         return sums, [tf.convert_to_tensor(gradient) for gradient in gradients], []
 
     def _with_our_numbers(self) -> Differentiate:
-        """The model's operators as they were traced, but for the random numbers."""
-        signatures = Signatures(self._made, self._spec)
+        """The forward pass of our own step, which the random numbers are a part of; the gradients are TensorFlow's."""
+        with unrolled(self._made.module):
+            whole = TrainingStep(self._made, self._spec, None if self._spec.dynamic_batch else self._spec.batch_size)
+            single = TrainingStep(self._made, self._spec, 1) if self._spec.private_steps else whole
 
         def differentiate(
             x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor
         ) -> tuple[Sums, list[tf.Tensor], list[tf.Tensor]]:
-            alone = self._spec.private_steps and x.shape[0] == 1 and not self._spec.dynamic_batch
-            trace, parts = (signatures._single, 1) if alone else (signatures._training, signatures.parts)
-            values = {variable.ref(): variable.read_value() for variable in trace.variables.values()}
-            keys = {variable.ref(): key for key, variable in trace.variables.items()}
-            moving = [keys[weight.variable.ref()] for weight in self._statistics]
-            emissions = [
-                _Verbatim(
-                    trace,
-                    [tf.split(one, parts)[part] if parts > 1 else one for one in (x, y, mask)],
-                    lambda variable: values[variable.ref()],
-                    updated=moving,
-                    seed=seed * parts + part,
-                )
-                for part in range(parts)
-            ]
-            sums = {name: tf.add_n([one.outputs[name] for one in emissions]) for name in emissions[0].outputs}
-            learned = [values[weight.variable.ref()] for weight in self._learned]
-            gradients = tf.gradients(sums["loss_sum"], learned)  # a tape does not see copied operators
+            step, values = single if x.shape[0] == 1 else whole, Values()
+            emitted = step.differentiated([x, y, mask], values, seed, tf.constant(1.0))
+            learned = [values.of(weight.variable) for weight in self._learned]
+            gradients = tf.gradients(emitted.sums["loss_sum"], learned)
+            updates = {variable.ref(): value for variable, value in emitted.updates}
             return (
-                sums,
+                emitted.sums,
                 [tf.convert_to_tensor(gradient) for gradient in gradients],
-                [emissions[-1].updates[key] for key in moving],
+                [updates[weight.variable.ref()] for weight in self._statistics],
             )
 
         return differentiate
@@ -231,17 +217,6 @@ class _Oracle:
             return {}
         values = [(-one.numpy() / np.float32(learning_rate)).astype(np.float32) for one in optimizer.momentums]
         return dict(zip(names, values, strict=True))
-
-
-class _Verbatim(Emission):
-    """Emits every operator as TensorFlow has it; random numbers come from the seed."""
-
-    def _step(self, node: Node, inputs: Sequence[tf.Tensor], live: bool) -> Lowered:
-        if node.op.type in DRAWS or node.op.type == "ResourceGather":
-            return super()._step(node, inputs, live)
-        if node.op.type == "IdentityN":
-            return Lowered(tuple(inputs))
-        return copied(node.op, *inputs)
 
 
 def _optimizer(kind: Sgd | Adam, learning_rate: float) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from edge_runtime.protocol.bundle import Manifest
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 """Arrays by name."""
+
+_NORM_SLACK: Final = 100.0
+"""An interpreter that adds a million squares one after another in float32 loses so many times the usual."""
 
 Call = Callable[[str, Arrays], Arrays]
 """Run a signature of the bundle's graph: its name and arrays by name in, arrays by name out."""
@@ -93,7 +96,7 @@ class Difference:
         step: From 0; that of the recording.
         name: Of the tensor, slot or output.
         error: Largest absolute difference; infinite where either is not finite.
-        scale: Largest size of TensorFlow's, at least 1: what the error is measured against.
+        scale: Largest size of TensorFlow's, at least 1, and more for a norm: what the error is measured against.
     """
 
     signature: str
@@ -155,6 +158,8 @@ def _compare_private(call: Call, private: PrivateStep) -> Iterator[Difference]:
 def _differences(signature: str, step: int, ours: Arrays, theirs: Arrays) -> Iterator[Difference]:
     for name, expected in theirs.items():
         scale = float(np.abs(np.asarray(expected, np.float64)).max(initial=1.0))
+        if name == "norm":
+            scale *= _NORM_SLACK
         error = _distance(ours[name], expected) if name in ours else float("inf")
         yield Difference(
             signature=signature, step=step, name=name, error=error, scale=scale if np.isfinite(scale) else 1.0
