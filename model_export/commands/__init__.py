@@ -1,0 +1,1 @@
+"""The commands of `edgewise-export`, one family a file. Nothing here loads TensorFlow before it is needed."""
