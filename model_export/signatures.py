@@ -24,10 +24,9 @@ import tensorflow as tf
 
 from edge_runtime.protocol.bundle import Tensor
 from model_export import objectives, optimizers
-from model_export.errors import UnsupportedModel, unsupported
 from model_export.gradients import Emission, Trace
-from model_export.gradients.trace import Key
 from model_export.spec import ExportSpec
+from model_export.steps import Step, Values, batch_specs, called, traced_losses
 from model_export.subject import Subject, unrolled
 
 Outputs = dict[str, tf.Tensor]
@@ -60,16 +59,16 @@ class Signatures:
         self.sums = [_zeros(weight.tensor) for weight in self.learned] if spec.private_steps else []
         self._batch = None if spec.dynamic_batch else spec.batch_size
         with unrolled(subject.module):
-            self._training = self._trace_losses(self._batch, training=True)
-            self._evaluation = self._trace_losses(self._batch, training=False)
-            self._single = self._trace_losses(1, training=True) if self.sums else self._training
-            self._inference = Trace(self._infer, [self._batch_specs(self._batch)[0]])
-        self.seeded = self._training.draws
+            self._step = Step(subject, spec, self._batch)
+            self._single = Step(subject, spec, 1) if self.sums else self._step
+            self._evaluation = traced_losses(subject, spec, self._batch, training=False)
+            self._inference = Trace(self._infer, batch_specs(spec, self._batch)[:1])
+        self.seeded = self._step.seeded
         self.outputs = self._inference.shapes
 
     def functions(self) -> dict[str, Any]:
         """Every signature as an untraced `tf.function`, by name."""
-        x, y, mask = self._batch_specs(self._batch)
+        x, y, mask = batch_specs(self.spec, self._batch)
         scalars = {name: tf.TensorSpec((), tf.float32, name=name) for name in ("lr", "mu", "clip", "count")}
         seed = [tf.TensorSpec((), tf.int32, name="seed")] if self.seeded else []
         mu = [scalars["mu"]] if self.spec.proximal else []
@@ -86,7 +85,7 @@ class Signatures:
             signatures["get_slots"] = (self.get_slots, [])
             signatures["set_slots"] = (self.set_slots, [_spec_of(slot) for slot in self.slots])
         if self.sums:
-            one_x, one_y, _ = self._batch_specs(1)
+            one_x, one_y, _ = batch_specs(self.spec, 1)
             signatures["accumulate"] = (self.accumulate, [one_x, one_y, scalars["clip"], *seed])
             signatures["apply"] = (self.apply, [scalars["lr"], scalars["count"]])
         return {
@@ -101,12 +100,12 @@ class Signatures:
         """
         given = list(others)
         mu = given.pop(0) if self.spec.proximal else None
-        values = _Values()
+        seed = given.pop(0) if self.seeded else None
+        values = Values()
         count = tf.maximum(tf.reduce_sum(mask), 1.0)
         rate = lr if optimizers.folds_rate(self.spec.optimizer) else tf.constant(1.0)
-        emission, gradients = self._differentiated(
-            self._training, [x, y, mask], values, given.pop(0) if self.seeded else None, rate / count
-        )
+        taken = self._step.differentiated([x, y, mask], values, seed, rate / count)
+        gradients = taken.gradients
         weights = [values.of(weight.variable) for weight in self.learned]
         if mu is not None:
             anchors = [self.anchors[weight.variable.ref()] for weight in self.learned]
@@ -115,17 +114,17 @@ class Signatures:
         stepped = optimizers.step(self.spec.optimizer, weights, gradients, slots, lr)
         _assign([weight.variable for weight in self.learned], stepped.weights)
         _assign(self.slot_variables, stepped.slots)
-        _assign([self._training.variables[key] for key in emission.updates], list(emission.updates.values()))
-        sums = dict(emission.outputs)
-        return {"loss": sums.pop("loss_sum") / count, **sums}
+        for variable, value in taken.updates:
+            variable.assign(value)
+        return {"loss": taken.sums.pop("loss_sum") / count, **taken.sums}
 
     def evaluate(self, x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> Outputs:
         """Sums over the real examples."""
-        outputs = Emission(self._evaluation, [x, y, mask], _Values().of).outputs
+        outputs = Emission(self._evaluation, [x, y, mask], Values().of).outputs
         return {**outputs, "count": tf.reduce_sum(mask)}
 
     def infer(self, x: tf.Tensor) -> Outputs:
-        return Emission(self._inference, [x], _Values().of).outputs
+        return Emission(self._inference, [x], Values().of).outputs
 
     def begin_round(self) -> Outputs:
         for weight in self.trained:
@@ -164,10 +163,8 @@ class Signatures:
 
         Source: https://arxiv.org/abs/1607.00133, algorithm 1.
         """
-        one = tf.constant([1.0])
-        _, gradients = self._differentiated(
-            self._single, [x, y, one], _Values(), seed[0] if seed else None, tf.constant(1.0)
-        )
+        mask, given = tf.constant([1.0]), seed[0] if seed else None
+        gradients = self._single.differentiated([x, y, mask], Values(), given, tf.constant(1.0)).gradients
         norm, scale = _clipping(gradients, clip)
         for total, gradient in zip(self.sums, gradients, strict=True):
             total.assign_add(gradient * scale)
@@ -180,67 +177,8 @@ class Signatures:
             total.assign(tf.fill(total.shape, 0.0))
         return _ok()
 
-    def _differentiated(
-        self, trace: Trace, inputs: Sequence[tf.Tensor], values: _Values, seed: tf.Tensor | None, upstream: tf.Tensor
-    ) -> tuple[Emission, list[tf.Tensor]]:
-        """Emit a training trace, and the gradients of the learned weights for this gradient of the loss's sum."""
-        keys = {variable.ref(): key for key, variable in trace.variables.items()}
-        wanted: list[Key] = []
-        for weight in self.learned:
-            if weight.variable.ref() not in keys:
-                raise _no_influence(weight.tensor)
-            wanted.append(keys[weight.variable.ref()])
-        statistics = [key for key in trace.updates if trace.variables[key].ref() in self.anchors]
-        emission = Emission(trace, inputs, values.of, trained=wanted, updated=statistics, seed=seed)
-        found = []
-        for weight, gradient in zip(self.learned, emission.gradients({"loss_sum": upstream}, wanted), strict=True):
-            if gradient is None:
-                raise _no_influence(weight.tensor)
-            found.append(gradient)
-        return emission, found
-
-    def _trace_losses(self, batch: int | None, *, training: bool) -> Trace:
-        objective = objectives.LOSSES[self.spec.loss] if isinstance(self.spec.loss, str) else self.spec.loss
-
-        def losses(x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> Outputs:
-            outputs = objectives.trained_output(self._called(x, training), self.spec)
-            values = {"loss_sum": objectives.per_example(objective, outputs, y)}
-            for metric in self.spec.metrics:
-                values[metric.value] = objectives.per_example(objectives.METRICS[metric], outputs, y)
-            return {name: tf.reduce_sum(value * mask) for name, value in values.items()}
-
-        return Trace(losses, self._batch_specs(batch))
-
     def _infer(self, x: tf.Tensor) -> Outputs:
-        return objectives.named_outputs(self._called(x, False), self.spec)
-
-    def _called(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        outputs = self.subject.call(x, training)
-        if not isinstance(outputs, tf.Tensor):
-            raise UnsupportedModel("the model gives several outputs; export one that gives the output to be trained")
-        objectives.check_labels(tuple(outputs.shape.as_list()), self.spec)
-        return outputs
-
-    def _batch_specs(self, batch: int | None) -> list[tf.TensorSpec]:
-        features, labels = self.spec.features, self.spec.labels
-        return [
-            tf.TensorSpec((batch, *features.shape), features.dtype, name="x"),
-            tf.TensorSpec((batch, *labels.shape), labels.dtype, name="y"),
-            tf.TensorSpec((batch,), tf.float32, name="mask"),
-        ]
-
-
-class _Values:
-    """Reads every variable once."""
-
-    def __init__(self) -> None:
-        self._read: dict[Any, tf.Tensor] = {}
-
-    def of(self, variable: tf.Variable) -> tf.Tensor:
-        key = variable.ref()
-        if key not in self._read:
-            self._read[key] = variable.read_value()
-        return self._read[key]
+        return objectives.named_outputs(called(self.subject, self.spec, x, False), self.spec)
 
 
 def _clipping(values: Sequence[tf.Tensor], clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -264,7 +202,3 @@ def _spec_of(tensor: Tensor) -> tf.TensorSpec:
 
 def _ok() -> Outputs:
     return {"ok": tf.constant(1)}
-
-
-def _no_influence(tensor: Tensor) -> UnsupportedModel:
-    return unsupported(f"the weights {tensor.name} have no influence on the model's output")

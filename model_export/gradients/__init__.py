@@ -4,7 +4,7 @@ One file for each family of operators. A rule emits an operator and knows its gr
 function by the rules. TensorFlow's own gradients of many operators need operators that only exist in Flex.
 """
 
-from model_export.gradients.lowering import RULES, Emission
+from model_export.gradients.lowering import RULES, Emission, added_up
 from model_export.gradients.trace import Trace
 
-__all__ = ["RULES", "Emission", "Trace"]
+__all__ = ["RULES", "Emission", "Trace", "added_up"]

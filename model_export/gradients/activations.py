@@ -1,6 +1,6 @@
 """Activations, most of them from the activation's output y alone.
 
-relu: y = max(x, 0), so dy/dx is 1 where y > 0 and 0 elsewhere: sign(y), since y is never negative. tanh and sigmoid
+relu: y = max(x, 0), so dy/dx is 1 where y > 0 and 0 elsewhere. tanh and sigmoid
 have TensorFlow's own mathematics, written out. elu is y = x above 0 and eˣ - 1 below, so dy/dx = 1 + min(y, 0); selu is
 that, scaled, with another slope at the origin. softmax: dx = y (dy - Σ dy y).
 
@@ -16,7 +16,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from model_export.gradients.elementwise import above, unary
+from model_export.gradients.elementwise import above, positive, unary
 from model_export.gradients.rule import Lowered, Rule, attribute, lowered
 
 _SELU_SCALE: Final = 1.0507009873554805
@@ -99,8 +99,8 @@ def _polynomial(x: tf.Tensor, coefficients: Sequence[float]) -> tf.Tensor:
 
 
 RULES: Final[Mapping[str, Rule]] = {
-    "Relu": unary(lambda x, y, dy: dy * tf.sign(y)),
-    "Relu6": unary(lambda x, y, dy: dy * (tf.sign(y) * tf.sign(6.0 - y))),
+    "Relu": unary(lambda x, y, dy: dy * positive(y)),
+    "Relu6": unary(lambda x, y, dy: dy * (positive(y) * positive(6.0 - y))),
     "LeakyRelu": leaky_relu,
     "Elu": unary(lambda x, y, dy: dy * (1.0 + tf.minimum(y, 0.0))),
     "Selu": selu,

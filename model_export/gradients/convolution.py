@@ -80,37 +80,33 @@ def convolution(x: tf.Tensor, kernel: tf.Tensor, windows: Windows) -> Convolutio
     if taps > _ONE_HOT_TAPS and windows.stride == windows.dilation == (1, 1) and 1 not in windows.window:
         return _by_rows(x, kernel, windows)
     patches = gathered(x, windows)
-    filters = kernel.shape[3]
-    matrix = tf.reshape(kernel, [taps, filters])
+    matrix = tf.reshape(kernel, [taps, kernel.shape[3]])
     return Convolution(
-        tf.reshape(product(patches, matrix), [-1, *windows.count, filters]),
+        product(patches, matrix),
         lambda dy: scattered(dy, kernel, windows),
-        lambda dy: tf.reshape(product_left_transposed(patches, as_rows(dy)), kernel.shape),
+        lambda dy: tf.reshape(product_left_transposed(as_rows(patches), as_rows(dy)), kernel.shape),
     )
 
 
 def gathered(x: tf.Tensor, windows: Windows) -> tf.Tensor:
-    """P(x): shape (n·count, kh·kw·c), offsets row by row, channels last."""
+    """P(x): shape (n, *count, kh·kw·c), offsets row by row, channels last."""
     if windows.pointwise:
-        return as_rows(x)
+        return x
     channels, taps = x.shape[3], len(windows.offsets()) * x.shape[3]
     image = windows.pad(x)
     if taps <= _ONE_HOT_TAPS:
         picks = _picks(windows, channels)
-        found = tf.nn.conv2d(image, picks, windows.stride, "VALID", dilations=windows.dilation)
-    else:
-        found = tf.concat([windows.at(image, offset) for offset in windows.offsets()], -1)
-    return tf.reshape(found, [-1, taps])
+        return tf.nn.conv2d(image, picks, windows.stride, "VALID", dilations=windows.dilation)
+    return tf.concat([windows.at(image, offset) for offset in windows.offsets()], -1)
 
 
 def scattered(dy: tf.Tensor, kernel: tf.Tensor, windows: Windows) -> tf.Tensor:
     """Pᵀ(dy Wᵀ): shape (n, *size, ci)."""
     height, width, channels, filters = kernel.shape
     matrix = tf.reshape(kernel, [height * width * channels, filters])
-    patches = product_right_transposed(as_rows(dy), matrix)
+    of_windows = product_right_transposed(dy, matrix)
     if windows.pointwise:
-        return tf.reshape(patches, [-1, *windows.size, channels])
-    of_windows = tf.reshape(patches, [-1, *windows.count, height * width * channels])
+        return of_windows
 
     def part(offset: Pair) -> tf.Tensor:
         return cut(of_windows, 3, (offset[0] * width + offset[1]) * channels, channels)
@@ -134,6 +130,7 @@ def _by_rows(x: tf.Tensor, kernel: tf.Tensor, windows: Windows) -> Convolution:
     rows, columns = windows.count
     (above, below), (left, right) = windows.padding
     tall = windows.size[0]
+    batch = -1 if x.shape[0] is None else x.shape[0]
     wide = tf.pad(x, [[0, 0], [0, 0], [left, right], [0, 0]]) if left or right else x
     shifts = tf.concat([tf.reshape(cut(wide, 2, one, columns), [-1, channels]) for one in range(width)], -1)
     matrix = tf.reshape(tf.transpose(kernel, [1, 2, 0, 3]), [width * channels, height * filters])
@@ -141,7 +138,7 @@ def _by_rows(x: tf.Tensor, kernel: tf.Tensor, windows: Windows) -> Convolution:
     padded_rows = tf.pad(of_rows, [[0, 0], [above * columns, below * columns], [0, 0]])
     output = None
     for row in range(height):
-        line = cut(cut(padded_rows, 1, row * columns, rows * columns), 2, row * filters, filters)
+        line = tf.slice(padded_rows, [0, row * columns, row * filters], [batch, rows * columns, filters])
         output = line if output is None else output + line
 
     def shifted_back(dy: tf.Tensor) -> tf.Tensor:
@@ -158,7 +155,8 @@ def _by_rows(x: tf.Tensor, kernel: tf.Tensor, windows: Windows) -> Convolution:
         around = tf.pad(shares, outer) if width - 1 > min(left, right) else shares
         total = None
         for one in range(width):
-            part = cut(cut(around, 2, width - 1 - one, windows.size[1]), 3, one * channels, channels)
+            size = [batch, tall, windows.size[1], channels]
+            part = tf.slice(around, [0, 0, width - 1 - one, one * channels], size)
             total = part if total is None else total + part
         return total
 

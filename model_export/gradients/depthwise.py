@@ -16,7 +16,7 @@ from typing import Final
 import tensorflow as tf
 
 from model_export.gradients.rule import Lowered, Rule, Share, lowered
-from model_export.gradients.windows import Pair, Windows, spaced, windows_of
+from model_export.gradients.windows import windows_of
 
 
 def depthwise_conv2d(op: tf.Operation, x: tf.Tensor, kernel: tf.Tensor) -> Lowered:
@@ -31,43 +31,9 @@ def depthwise_conv2d(op: tf.Operation, x: tf.Tensor, kernel: tf.Tensor) -> Lower
 
     def backward(dy: tf.Tensor) -> tuple[Share, Share]:
         dw = tf.stack([tf.reduce_sum(values * dy, [0, 1, 2]) for values in seen])
-        return _added_up(_input_gradient(dy, filters, windows), multiplier), tf.reshape(dw, kernel.shape)
+        return _added_up(windows.put_back_products(dy, filters), multiplier), tf.reshape(dw, kernel.shape)
 
     return lowered(y, backward)
-
-
-def _input_gradient(dy: tf.Tensor, filters: list[tf.Tensor], windows: Windows) -> tf.Tensor:
-    """dx, as a depthwise convolution of stride 1 over dy with gaps."""
-    apart = spaced(dy, windows.stride)
-    before, after = [], []
-    for axis in (0, 1):
-        reach = (windows.window[axis] - 1) * windows.dilation[axis]
-        before.append(reach - windows.padding[axis][0])
-        after.append(windows.size[axis] + reach - before[axis] - apart.shape[1 + axis])
-    image = _fitted(apart, before, after)
-    total = None
-    for index, offset in enumerate(windows.offsets()):
-        begin = _mirrored(offset, windows)
-        batch = -1 if image.shape[0] is None else image.shape[0]
-        part = tf.slice(image, [0, *begin, 0], [batch, *windows.size, image.shape[3]]) * filters[index]
-        total = part if total is None else total + part
-    return total
-
-
-def _mirrored(offset: Pair, windows: Windows) -> Pair:
-    top, left = ((windows.window[axis] - 1 - offset[axis]) * windows.dilation[axis] for axis in (0, 1))
-    return top, left
-
-
-def _fitted(x: tf.Tensor, before: list[int], after: list[int]) -> tf.Tensor:
-    """Pad, or cut where an amount is below 0: what lies outside the input has no gradient."""
-    batch = -1 if x.shape[0] is None else x.shape[0]
-    first = [max(-amount, 0) for amount in before]
-    left = [x.shape[1 + axis] - first[axis] - max(-after[axis], 0) for axis in (0, 1)]
-    if first != [0, 0] or left != [x.shape[1], x.shape[2]]:
-        x = tf.slice(x, [0, *first, 0], [batch, *left, x.shape[3]])
-    around = [(max(before[axis], 0), max(after[axis], 0)) for axis in (0, 1)]
-    return tf.pad(x, [(0, 0), *around, (0, 0)]) if around != [(0, 0), (0, 0)] else x
 
 
 def _repeated(x: tf.Tensor, multiplier: int) -> tf.Tensor:

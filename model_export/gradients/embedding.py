@@ -1,8 +1,8 @@
 """Looking rows up in a table.
 
-y = table[i], so the gradient of a row is the sum of dy over the places that looked it up: an UNSORTED_SEGMENT_SUM, or
-for small tables Aᵀ dy with A the one-hot rows of i: one product, which stays in the fast path. The one-hot rows are
-relu(1 - |i - iota|), since ONE_HOT leaves it.
+y = table[i], so the gradient of a row is the sum of dy over the places that looked it up. It is a SCATTER_ND, which
+adds what falls on one row, and whose size is known: the size of TensorFlow's UNSORTED_SEGMENT_SUM is not, which keeps
+XNNPACK away from the whole graph on tflite-runtime 2.14.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from model_export.errors import unsupported
-from model_export.gradients.rule import Lowered, OuterProduct, Rule, Share, attribute, copied, lowered
+from model_export.gradients.rule import Lowered, Rule, Share, attribute, copied, lowered
 from model_export.gradients.shapes import static_value
-
-_ONE_HOT_ROWS: Final = 0
-"""Tables of at most so many rows get their gradient as a product."""
 
 
 def lookup(op: tf.Operation, table: tf.Tensor, indices: tf.Tensor, *axis: tf.Tensor) -> Lowered:
@@ -32,10 +29,8 @@ def lookup(op: tf.Operation, table: tf.Tensor, indices: tf.Tensor, *axis: tf.Ten
 
     def backward(dy: tf.Tensor) -> tuple[Share, ...]:
         width = int(np.prod(table.shape[1:].as_list(), dtype=int))
-        rows, places = tf.reshape(dy, [-1, width]), tf.reshape(indices, [-1])
-        if table.shape.rank == 2 and table.shape[0] <= _ONE_HOT_ROWS:
-            return OuterProduct(one_hot(places, table.shape[0]), rows), None, *(None for _ in axis)
-        sums = tf.math.unsorted_segment_sum(rows, places, table.shape[0])
+        places = tf.reshape(indices, [-1, 1])
+        sums = tf.scatter_nd(places, tf.reshape(dy, [-1, width]), [table.shape[0], width])
         return tf.reshape(sums, table.shape), None, *(None for _ in axis)
 
     return lowered(y, backward)
@@ -47,4 +42,4 @@ def one_hot(indices: tf.Tensor, depth: int) -> tf.Tensor:
     return tf.nn.relu(1.0 - tf.abs(classes - tf.expand_dims(tf.cast(indices, tf.float32), -1)))
 
 
-RULES: Final[Mapping[str, Rule]] = {"Gather": lookup, "GatherV2": lookup}
+RULES: Final[Mapping[str, Rule]] = {"Gather": lookup, "GatherV2": lookup, "ResourceGather": lookup}

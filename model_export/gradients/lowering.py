@@ -29,9 +29,10 @@ from model_export.gradients import (
     reductions,
 )
 from model_export.gradients.constants import folded_constants
+from model_export.gradients.fusion import fused
 from model_export.gradients.matmul import product_left_transposed
 from model_export.gradients.rule import Lowered, OuterProduct, Rule, Share, copied
-from model_export.gradients.shapes import same_shape, spread
+from model_export.gradients.shapes import spread
 from model_export.gradients.trace import Key, Node, Trace
 
 RULES: Final[Mapping[str, Rule]] = {
@@ -60,6 +61,13 @@ class Emission:
         trained: Variables whose gradients will be asked for, by key.
         updated: Variables whose new values will be asked for, by key.
         seed: For random numbers.
+        given: Values of the trace that are there already, by key; their gradients may be asked for too.
+        targets: Values to emit instead of the outputs, by key.
+
+    Attributes:
+        outputs: Of the trace, by name.
+        updates: New values of updated variables, by key.
+        values: Everything that was emitted, by key.
 
     Raises:
         UnsupportedModel: An operator on the way to a trained variable has no rule.
@@ -74,24 +82,31 @@ class Emission:
         trained: Iterable[Key] = (),
         updated: Iterable[Key] = (),
         seed: tf.Tensor | None = None,
+        given: Mapping[Key, tf.Tensor] | None = None,
+        targets: Sequence[Key] | None = None,
     ) -> None:
         self._trace = trace
         self._read = read
-        self._rules: Mapping[str, Rule] = {**RULES, **randomness.rules(seed)}
-        self._values: dict[Key, tf.Tensor] = dict(zip(trace.inputs, inputs, strict=True))
-        self._live: set[Key] = set(trained)
+        self.values: dict[Key, tf.Tensor] = dict(zip(trace.inputs, inputs, strict=True))
+        self.values.update(given or {})
+        self._live: set[Key] = {*trained, *(given or {})}
+        in_training = losses.TRAINED_RULES if self._live else {}
+        self._rules: Mapping[str, Rule] = {**RULES, **in_training, **randomness.rules(seed)}
         self._steps: list[tuple[Node, Lowered]] = []
-        self._emit(trace.nodes, [*trace.outputs.values(), *(trace.updates[key] for key in updated)])
-        self.outputs = {name: self._value(key) for name, key in trace.outputs.items()}
+        ends = list(trace.outputs.values()) if targets is None else list(targets)
+        wanted = [*ends, *(trace.updates[key] for key in updated)]
+        self._nodes = fused(trace.nodes, wanted)
+        self._emit(self._nodes, wanted)
+        self.outputs = {name: self._value(key) for name, key in trace.outputs.items()} if targets is None else {}
         self.updates = {key: self._value(trace.updates[key]) for key in updated}
 
-    def gradients(self, upstream: Mapping[str, tf.Tensor], wanted: Sequence[Key]) -> list[tf.Tensor | None]:
-        """The gradients of trained variables, given those of outputs; None where there is no influence."""
+    def shares(self, upstream: Mapping[Key, tf.Tensor], wanted: Sequence[Key]) -> list[list[Share]]:
+        """What makes up the gradients of wanted values, given those of others; `added_up` makes one of them."""
         shares: dict[Key, list[Share]] = {}
-        for name, gradient in upstream.items():
-            shares.setdefault(self._trace.outputs[name], []).append(gradient)
+        for key, gradient in upstream.items():
+            shares.setdefault(key, []).append(gradient)
         for node, step in reversed(list(self._steps)):
-            of_outputs = [_total(shares.pop(key, [])) for key in node.outputs]
+            of_outputs = [added_up(shares.pop(key, [])) for key in node.outputs]
             if step.backward is None or all(one is None for one in of_outputs):
                 continue
             if not step.broadcasts:
@@ -102,15 +117,15 @@ class Emission:
             for key, share in zip(node.inputs, step.backward(*of_outputs), strict=True):
                 if share is not None and key in self._live:
                     shares.setdefault(key, []).append(share)
-        return [_whole(_total(shares.get(key, [])), self._value(key)) for key in wanted]
+        return [shares.get(key, []) for key in wanted]
 
     def _emit(self, nodes: Sequence[Node], wanted: Iterable[Key]) -> None:
         """Emit what the wanted values need and is not there yet."""
-        for node in _needed(nodes, wanted, self._values):
+        for node in _needed(nodes, wanted, self.values):
             inputs = [self._value(key) for key in node.inputs]
             live = any(key in self._live for key in node.inputs)
             step = self._step(node, inputs, live)
-            self._values.update(zip(node.outputs, step.outputs, strict=True))
+            self.values.update(zip(node.outputs, step.outputs, strict=True))
             self._steps.append((node, step))
             if live and step.backward is not None:
                 self._live.update(node.outputs)
@@ -137,18 +152,18 @@ class Emission:
             tf.zeros_like(self._value(key)) if one is None else one
             for key, one in zip(node.outputs, upstream, strict=True)
         ]
-        self._values.update(zip(own.upstream, given, strict=True))
-        self._emit([*self._trace.nodes, *own.nodes], [key for key in own.shares if key is not None])
+        self.values.update(zip(own.upstream, given, strict=True))
+        self._emit([*self._nodes, *own.nodes], [key for key in own.shares if key is not None])
         return [None if key is None else self._value(key) for key in own.shares]
 
     def _value(self, key: Key) -> tf.Tensor:
-        if key not in self._values:
+        if key not in self.values:
             variable = self._trace.variables.get(key)
             if variable is not None:
-                self._values[key] = self._read(variable)
+                self.values[key] = self._read(variable)
             else:
-                self._values[key] = tf.constant(self._trace.constants[key])
-        return self._values[key]
+                self.values[key] = tf.constant(self._trace.constants[key])
+        return self.values[key]
 
 
 def _needed(nodes: Sequence[Node], wanted: Iterable[Key], present: Mapping[Key, tf.Tensor]) -> list[Node]:
@@ -162,8 +177,8 @@ def _needed(nodes: Sequence[Node], wanted: Iterable[Key], present: Mapping[Key, 
     return found[::-1]
 
 
-def _total(shares: Sequence[Share]) -> tf.Tensor | None:
-    """The sum of shares; outer products are added before they are computed."""
+def added_up(shares: Sequence[Share]) -> tf.Tensor | None:
+    """The sum of shares, None of none; outer products are added before they are computed."""
     products = [share for share in shares if isinstance(share, OuterProduct)]
     total = None
     if len(products) == 1:
@@ -176,9 +191,3 @@ def _total(shares: Sequence[Share]) -> tf.Tensor | None:
             continue
         total = share if total is None else total + share
     return total
-
-
-def _whole(gradient: tf.Tensor | None, variable: tf.Tensor) -> tf.Tensor | None:
-    if gradient is None or same_shape(gradient, variable):
-        return gradient
-    return spread(gradient, variable)

@@ -9,7 +9,8 @@ a plain one. An einsum of two tensors is transposes and reshapes around one prod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import string
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,8 +26,15 @@ _FEW_ROWS: Final = 64
 
 
 def product(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """left · right, of shapes (n, k) and (k, m)."""
-    return tf.raw_ops.BatchMatMulV2(x=left, y=right)
+    """left · right, of shapes (..., k) and (k, m).
+
+    More axes than two become (1, n, k): the converter would fold a plain reshape into the product, as a product for
+    each of the first axes, and tflite-runtime 2.14 packs the right side anew for every one of them.
+    """
+    if left.shape.rank == 2:
+        return tf.raw_ops.BatchMatMulV2(x=left, y=right)
+    rows = tf.reshape(left, [1, -1, left.shape[-1]])
+    return tf.reshape(tf.raw_ops.BatchMatMulV2(x=rows, y=right), [*sides(left)[:-1], right.shape[1]])
 
 
 def product_left_transposed(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -35,8 +43,8 @@ def product_left_transposed(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def product_right_transposed(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """left · rightᵀ, of shapes (n, k) and (m, k)."""
-    rows = left.shape[0]
+    """left · rightᵀ, of shapes (..., k) and (m, k)."""
+    rows = left.shape[0] if left.shape.rank == 2 else None
     if rows is not None and rows <= _FEW_ROWS and right.shape.num_elements() >= _BIG:
         return transposed(product(right, transposed(left)))
     return product(left, transposed(right))
@@ -78,15 +86,12 @@ def batch_matmul(op: tf.Operation, a: tf.Tensor, b: tf.Tensor) -> Lowered:
 
 
 def _rows_times_matrix(a: tf.Tensor, matrix: tf.Tensor, flipped: bool) -> Lowered:
-    rows = as_rows(a)
-    shape = [*sides(a)[:-1], matrix.shape[1]]
-
     def backward(dc: tf.Tensor) -> tuple[Share, Share]:
-        upstream = as_rows(dc)
-        da = tf.reshape(product_right_transposed(upstream, matrix), sides(a))
-        return da, OuterProduct(upstream, rows) if flipped else OuterProduct(rows, upstream)
+        rows, upstream = as_rows(a), as_rows(dc)
+        shares = OuterProduct(upstream, rows) if flipped else OuterProduct(rows, upstream)
+        return product_right_transposed(dc, matrix), shares
 
-    return lowered(tf.reshape(product(rows, matrix), shape), backward)
+    return lowered(product(a, matrix), backward)
 
 
 def batched(a: tf.Tensor, b: tf.Tensor, flip_a: bool, flip_b: bool) -> tf.Tensor:
@@ -107,8 +112,9 @@ def _of_batch(gradient: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 def einsum(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
     """Einsum of two tensors, without repeated or lone letters."""
     equation = attribute(op, "equation")
-    if len(inputs) != 2 or "." in equation:
-        raise unsupported(f"the operator {op.name} (Einsum {equation}) is not of two tensors with named axes")
+    if len(inputs) != 2:
+        raise unsupported(f"the operator {op.name} (Einsum {equation}) is not of two tensors")
+    equation = _spelled_out(equation, inputs)
     (left, right), out = equation.split("->")[0].split(","), equation.split("->")[1]
     letters = (left, right, out)
     alone = any(sum(letter in one for one in letters) < 2 for letter in set(left + right + out))
@@ -120,6 +126,18 @@ def einsum(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
         return contract(out, right, left, dc, b), contract(left, out, right, a, dc)
 
     return lowered(contract(left, right, out, a, b), backward)
+
+
+def _spelled_out(equation: str, inputs: Sequence[tf.Tensor]) -> str:
+    """The equation with a letter for each axis that an ellipsis stands for; the last such axes are the same ones."""
+    sides_of, out = equation.split("->")
+    unused = [letter for letter in string.ascii_letters if letter not in equation]
+    parts, longest = [], 0
+    for side, tensor in zip(sides_of.split(","), inputs, strict=True):
+        count = tensor.shape.rank - len(side.replace("...", ""))
+        parts.append(side.replace("...", "".join(unused[:count][::-1])))
+        longest = max(longest, count)
+    return ",".join(parts) + "->" + out.replace("...", "".join(unused[:longest][::-1]))
 
 
 def contract(left: str, right: str, out: str, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

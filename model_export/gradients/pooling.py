@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import tensorflow as tf
 
+from model_export.gradients.elementwise import above
 from model_export.gradients.rule import Lowered, Rule, copied, lowered
 from model_export.gradients.windows import Pair, Windows, windows_of
 
@@ -38,6 +39,8 @@ def max_pool(op: tf.Operation, x: tf.Tensor) -> Lowered:
     windows = _windows(op, x)
 
     def backward(dy: tf.Tensor) -> tuple[tf.Tensor]:
+        if windows.window == windows.stride == (2, 2):
+            return (_tournament(x, dy, windows),)
         image = windows.pad(x, _BELOW_ALL)
         parts: dict[Pair, tf.Tensor] = {}
         unclaimed = tf.constant(1.0)
@@ -48,6 +51,20 @@ def max_pool(op: tf.Operation, x: tf.Tensor) -> Lowered:
         return (windows.put_back(parts.__getitem__),)
 
     return lowered(largest, backward)
+
+
+def _tournament(x: tf.Tensor, dy: tf.Tensor, windows: Windows) -> tf.Tensor:
+    """Windows of 2×2 that do not overlap: the rows' winners meet, then the values of each row; a tie goes to the first.
+
+    Comparisons are of values a quarter of the input's size, and no maximum is looked for again.
+    """
+    image = windows.pad(x, _BELOW_ALL)
+    a, b, c, d = (windows.at(image, offset) for offset in windows.offsets())
+    lower = dy * above(tf.maximum(c, d), tf.maximum(a, b))
+    upper = dy - lower
+    right_above, right_below = upper * above(b, a), lower * above(d, c)
+    shares = (upper - right_above, right_above, lower - right_below, right_below)
+    return windows.put_back(dict(zip(windows.offsets(), shares, strict=True)).__getitem__)
 
 
 def _windows(op: tf.Operation, x: tf.Tensor) -> Windows:

@@ -18,11 +18,6 @@ def sides(tensor: tf.Tensor) -> list[int]:
     return [-1 if side is None else side for side in shape]
 
 
-def shape_of(tensor: tf.Tensor) -> Any:
-    """The shape for an operator that takes no -1: known, or asked for when the graph runs."""
-    return tensor.shape.as_list() if tensor.shape.is_fully_defined() else tf.shape(tensor)
-
-
 def as_rows(tensor: tf.Tensor) -> tf.Tensor:
     """All sides but the last flattened: shape (n, columns)."""
     return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, tensor.shape[-1]])
@@ -34,8 +29,11 @@ def same_shape(one: tf.Tensor, other: tf.Tensor) -> bool:
 
 
 def spread(gradient: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """A gradient that has sides of 1 in the full shape of its tensor."""
-    return gradient if same_shape(gradient, like) else tf.broadcast_to(gradient, shape_of(like))
+    """A gradient that has sides of 1 in the full shape of its tensor.
+
+    As a sum with zeros: BROADCAST_TO takes ten times as long, and ones or zeros of full size would lie in the file.
+    """
+    return gradient if same_shape(gradient, like) else gradient + like * 0.0
 
 
 def folded(gradient: tf.Tensor, output: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

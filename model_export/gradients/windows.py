@@ -6,14 +6,14 @@ padded input positions t·s, t·s + d, ... t·s + (k - 1)·d. All tensors are NH
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import tensorflow as tf
 
 from model_export.errors import unsupported
-from model_export.gradients.layout import padded, with_gaps
+from model_export.gradients.layout import padded
 from model_export.gradients.rule import attribute
 
 Pair = tuple[int, int]
@@ -49,11 +49,6 @@ class Windows:
         return self._along(0), self._along(1)
 
     @property
-    def tiling(self) -> bool:
-        """Whether the windows lie side by side, without gaps, overlaps or padding."""
-        return self.window == self.stride and self.padding == UNPADDED and self.dilation == (1, 1)
-
-    @property
     def pointwise(self) -> bool:
         """Whether output and input are the same positions."""
         return self.window == (1, 1) and self.stride == (1, 1) and self.padding == UNPADDED
@@ -66,29 +61,40 @@ class Windows:
         """The positions inside a window, row by row."""
         return [(row, column) for row in range(self.window[0]) for column in range(self.window[1])]
 
+    @property
+    def cells(self) -> Pair:
+        """The padded input in cells of one stride: rows and columns of cells that the windows reach."""
+        rows, columns = (
+            self.count[axis] + (self.window[axis] - 1) * self.dilation[axis] // self.stride[axis] for axis in (0, 1)
+        )
+        return rows, columns
+
     def pad(self, x: tf.Tensor, value: float = 0.0) -> tf.Tensor:
-        """Put the padding around the input."""
-        if self.padding == UNPADDED:
-            return x
-        return tf.pad(x, [(0, 0), *self.padding, (0, 0)], constant_values=value)
+        """The padded input, cut or filled up to whole cells: what `at` looks into."""
+        around = [(0, 0), *self._around(), (0, 0)]
+        kept = [(max(-before, 0), max(-after, 0)) for before, after in around]
+        if any(pair != (0, 0) for pair in kept):
+            size = [-1 if side is None else side - sum(pair) for side, pair in zip(x.shape, kept, strict=True)]
+            x = tf.slice(x, [before for before, _after in kept], size)
+        more = [(max(before, 0), max(after, 0)) for before, after in around]
+        return tf.pad(x, more, constant_values=value) if any(pair != (0, 0) for pair in more) else x
 
     def at(self, padded_x: tf.Tensor, offset: Pair) -> tf.Tensor:
-        """The value at one position of every window: shape (n, *count, channels)."""
-        (rows, columns), channels = self.count, padded_x.shape[3]
-        top, left = (offset[axis] * self.dilation[axis] for axis in (0, 1))
-        batch = -1 if padded_x.shape[0] is None else padded_x.shape[0]
+        """The value at one position of every window: shape (n, *count, channels).
+
+        With a stride, rows of a cell get an axis and its columns lie beside the channels: SLICE is faster than
+        STRIDED_SLICE.
+        """
+        batch, channels = _batch(padded_x), padded_x.shape[3]
+        (row, column), (top, left) = self._cell(offset)
         if self.stride == (1, 1):
-            return tf.slice(padded_x, [0, top, left, 0], [batch, rows, columns, channels])
-        if self.tiling:
-            # An axis for the rows of a window, and columns beside channels: SLICE is faster than STRIDED_SLICE.
-            (height, width) = self.window
-            reached = tf.slice(padded_x, [0, 0, 0, 0], [batch, rows * height, columns * width, channels])
-            tiles = tf.reshape(reached, [-1, rows, height, columns, width * channels])
-            value = tf.slice(tiles, [0, 0, top, 0, left * channels], [batch, rows, 1, columns, channels])
-            return tf.reshape(value, [-1, rows, columns, channels])
-        down, across = self.stride
-        last = (top + (rows - 1) * down + 1, left + (columns - 1) * across + 1)
-        return padded_x[:, top : last[0] : down, left : last[1] : across, :]
+            return tf.slice(padded_x, [0, row, column, 0], [batch, *self.count, channels])
+        (down, across), (rows, columns) = self.stride, self.cells
+        cells = tf.reshape(padded_x, [-1, rows, down, columns, across * channels])
+        found = tf.slice(
+            cells, [0, row, top, column, left * channels], [batch, self.count[0], 1, self.count[1], channels]
+        )
+        return tf.reshape(found, [-1, *self.count, channels])
 
     def put_back(self, part: Callable[[Pair], tf.Tensor]) -> tf.Tensor:
         """The adjoint of `pad` and `at`, summed over the offsets: shape (n, *size, channels).
@@ -96,30 +102,74 @@ class Windows:
         Args:
             part: The gradient at one position of every window, shape (n, *count, channels).
         """
-        if self.tiling:
-            return self._side_by_side(part)
-        height, width = (self.size[axis] + sum(self.padding[axis]) for axis in (0, 1))
-        total = None
-        for offset in self.offsets():
-            top, left = (offset[axis] * self.dilation[axis] for axis in (0, 1))
-            apart = spaced(part(offset), self.stride)
-            below, right = height - top - apart.shape[1], width - left - apart.shape[2]
-            placed = padded(apart, [(0, 0), (top, below), (left, right), (0, 0)])
-            total = placed if total is None else total + placed
-        (top, _), (left, _) = self.padding
-        return tf.slice(total, [0, top, left, 0], [-1, *self.size, -1])
+        rows, columns = self.cells
 
-    def _side_by_side(self, part: Callable[[Pair], tf.Tensor]) -> tf.Tensor:
-        """`put_back` where windows tile the input: concatenations alone; what no window reaches gets zero."""
-        (rows, columns), (height, width) = self.count, self.window
-        channels = part((0, 0)).shape[3]
+        def placed(offset: Pair) -> tf.Tensor:
+            (row, column), _ = self._cell(offset)
+            after = (rows - row - self.count[0], columns - column - self.count[1])
+            return padded(part(offset), [(0, 0), (row, after[0]), (column, after[1]), (0, 0)])
+
+        return self._joined(placed)
+
+    def put_back_products(self, dy: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
+        """`put_back` of dy · w for a w of shape (channels,) at each offset: dy is padded once, and not the products."""
+        (rows, columns), offsets = self.cells, self.offsets()
+        reach = self._cell(offsets[-1])[0]
+        around = [(0, 0), *((reach[axis], self.cells[axis] - self.count[axis]) for axis in (0, 1)), (0, 0)]
+        image = padded(dy, around)
+
+        def placed(offset: Pair) -> tf.Tensor:
+            (row, column), _ = self._cell(offset)
+            begin = [0, reach[0] - row, reach[1] - column, 0]
+            seen = tf.slice(image, begin, [_batch(image), rows, columns, image.shape[3]])
+            return seen * weights[offsets.index(offset)]
+
+        return self._joined(placed)
+
+    def _joined(self, placed: Callable[[Pair], tf.Tensor]) -> tf.Tensor:
+        """Sum what belongs to one place of a cell, lay the places side by side, and take the padding off."""
+        places: dict[Pair, tf.Tensor] = {}
+        for offset in self.offsets():
+            _, place = self._cell(offset)
+            value = placed(offset)
+            places[place] = value if place not in places else places[place] + value
+        (rows, columns), (down, across) = self.cells, self.stride
+        some = next(iter(places.values()))
+        channels = some.shape[3]
+        if self.stride == (1, 1):
+            return self._unpadded(some)
+        nothing = some * 0.0 if len(places) < down * across else some
         lines = []
-        for top in range(height):
-            line = tf.concat([part((top, left)) for left in range(width)], -1)
-            lines.append(tf.reshape(line, [-1, rows, columns * width * channels]))
-        tiled = tf.reshape(tf.concat(lines, -1), [-1, rows * height, columns * width, channels])
-        below, right = self.size[0] - rows * height, self.size[1] - columns * width
-        return padded(tiled, [(0, 0), (0, below), (0, right), (0, 0)])
+        for top in range(down):
+            line = tf.concat([places.get((top, left), nothing) for left in range(across)], -1)
+            lines.append(tf.reshape(line, [-1, rows, columns * across * channels]))
+        whole = tf.reshape(tf.concat(lines, -1), [-1, rows * down, columns * across, channels])
+        return self._unpadded(whole)
+
+    def _unpadded(self, image: tf.Tensor) -> tf.Tensor:
+        """The adjoint of `pad`: what it filled up is cut off, and what it cut gets zero."""
+        around = [(0, 0), *self._around(), (0, 0)]
+        first = [max(before, 0) for before, _after in around]
+        size = [
+            -1 if side is None else side - max(before, 0) - max(after, 0)
+            for side, (before, after) in zip(image.shape, around, strict=True)
+        ]
+        if [-1 if side is None else side for side in image.shape] != size:
+            image = tf.slice(image, first, size)
+        return padded(image, [(max(-before, 0), max(-after, 0)) for before, after in around])
+
+    def _cell(self, offset: Pair) -> tuple[Pair, Pair]:
+        """Which cell a position of the first window lies in, and where in that cell."""
+        (row, top), (column, left) = (divmod(offset[axis] * self.dilation[axis], self.stride[axis]) for axis in (0, 1))
+        return (row, column), (top, left)
+
+    def _around(self) -> Padding:
+        """Padding before, and after up to the end of the last cell; cut off where below 0."""
+        above, below = (
+            (self.padding[axis][0], self.cells[axis] * self.stride[axis] - self.size[axis] - self.padding[axis][0])
+            for axis in (0, 1)
+        )
+        return above, below
 
 
 def windows_of(op: tf.Operation, size: Pair, window: Pair) -> Windows:
@@ -147,12 +197,8 @@ def windows_of(op: tf.Operation, size: Pair, window: Pair) -> Windows:
     return Windows(size, window, stride, (vertical, horizontal), dilation)
 
 
-def spaced(x: tf.Tensor, stride: Pair) -> tf.Tensor:
-    """Put stride - 1 zeros between neighbours: shape (n, (h - 1)·s + 1, (w - 1)·s + 1, c)."""
-    for axis in (2, 1):
-        if stride[axis - 1] > 1:
-            x = with_gaps(x, axis, stride[axis - 1])
-    return x
+def _batch(x: tf.Tensor) -> int:
+    return -1 if x.shape[0] is None else int(x.shape[0])
 
 
 def _same(size: int, reach: int, stride: int) -> Pair:
