@@ -19,7 +19,6 @@ from model_export.gradients import Emission, Trace
 from model_export.lora import add_adapters_of
 from model_export.objectives import named_outputs
 from model_export.spec import ExportSpec, Loss
-from model_export.steps import Values
 from model_export.subject import Subject, subject, unrolled
 from model_export.verify import Answer
 
@@ -79,11 +78,15 @@ def inference_graph(model: keras.Model | tf.Module, manifest: Manifest, batch_si
     shape = tf.TensorSpec((batch_size, *spec.features.shape), spec.features.dtype, name="x")
     with unrolled(model):
         trace = Trace(lambda x: named_outputs(made.call(x, False), spec), [shape])
-    infer = tf.function(lambda x: Emission(trace, [x], Values().of).outputs, input_signature=[shape], autograph=False)
+    values = {variable.ref(): variable.numpy() for variable in trace.variables.values()}
+
+    def infer(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return Emission(trace, [x], lambda variable: tf.constant(values[variable.ref()])).outputs
+
     module = tf.Module()
-    module.model = model
+    module.infer = tf.function(infer, input_signature=[shape], autograph=False)
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={"infer": infer.get_concrete_function()})
+        tf.saved_model.save(module, folder, signatures={"infer": module.infer})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["infer"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:

@@ -1,6 +1,6 @@
 """A model that trains on phones, and what it is exported with. Change it line by line, and check it as you go:
 
-    edgewise-export check my_model.py:build
+edgewise-export check my_model.py:build
 """
 
 import keras
