@@ -113,6 +113,7 @@ def check_labels(outputs: tuple[int | None, ...], spec: ExportSpec) -> None:
         UnsupportedModel: They do not fit.
     """
     labels, names, of_one = spec.labels, spec.class_names, outputs[1:]
+    outputs = (None, *of_one)
     if spec.loss is Loss.SPARSE_CROSS_ENTROPY:
         classes = len(names) or int(labels.high) + 1
         if labels.dtype != "int32" or (labels.low, labels.high) != (0, classes - 1):
