@@ -56,6 +56,13 @@ def round_trip(exported: Exported, weights: Weights) -> Weights:
     return model.get_weights()
 
 
+def infer_plain(graph: bytes) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Signatures of a graph that only infers, and its outputs for three rows of six numbers."""
+    interpreter = open_interpreter(graph, _here())
+    x = np.random.default_rng(5).random((3, 6)).astype(np.float32)
+    return interpreter.signatures(), interpreter.call("infer", {"x": x})
+
+
 def slots_round_trip(exported: Exported, slots: Slots) -> tuple[Slots, Slots]:
     """Slots as they come back, and those after a round has begun."""
     model = opened(exported, _here())
