@@ -13,7 +13,10 @@ SUPPORTED: Final = (
 )
 
 _INSTEAD: Final[Mapping[str, str]] = {
-    "While": "a loop of unknown length; give the sequence a fixed length",
+    "While": "a fixed number of steps instead of a loop",
+    "StatelessWhile": "a fixed number of steps instead of a loop",
+    "If": "a mask (where) instead of a branch",
+    "StatelessIf": "a mask (where) instead of a branch",
     "Conv3D": "Conv2D over slices",
     "ResizeBilinear": "UpSampling2D with interpolation='nearest', or Conv2DTranspose",
     "TopKV2": "a softmax",

@@ -39,6 +39,8 @@ def concat(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
     y = tf.concat(parts, along)
 
     def backward(dy: tf.Tensor) -> list[Share]:
+        if None in [part.shape[along] for part in parts]:
+            raise unsupported(f"the operator {op.name} (ConcatV2) joins batches of unknown size")
         begin, found = 0, []
         for part in parts:
             found.append(cut(dy, along, begin, part.shape[along]))
@@ -226,6 +228,8 @@ def tile(op: tf.Operation, x: tf.Tensor, multiples: tf.Tensor) -> Lowered:
             if count > 1:
                 shape = sides(dy)
                 side = x.shape[axis]
+                if side is None:
+                    raise unsupported(f"the operator {op.name} (Tile) repeats a batch of unknown size")
                 apart = tf.reshape(dy, [*shape[:axis], count, side, *shape[axis + 1 :]])
                 dy = tf.reduce_sum(apart, axis)
         return dy, None
