@@ -52,7 +52,7 @@ def check(
         facts = Facts() if ended.sentence else read_facts(folder)
         found = []
         if not ended.sentence and not facts.refusal:
-            found = [_try(runtime, folder, timeout_s, say) for runtime in runtimes]
+            found = [try_runtime(runtime, folder, timeout_s, say) for runtime in runtimes]
         return _judged(model, facts, ended, found, folder, steps, tolerance)
 
 
@@ -118,7 +118,7 @@ def _report_bytes(manifest: Manifest) -> int:
     return REPORT_HEADER.size + lanes.packed_bytes(manifest.shared_parameters)
 
 
-def _try(runtime: str, folder: Path, timeout_s: float, say: Say) -> RuntimeReport:
+def try_runtime(runtime: str, folder: Path, timeout_s: float, say: Say) -> RuntimeReport:
     """Compare and measure on one interpreter, each in a process of its own."""
     package = installed().get(runtime, "")
     if not package:

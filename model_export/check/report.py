@@ -35,7 +35,6 @@ class Concern(StrEnum):
     INDICES_UNCHECKED = "indices-unchecked"
     BATCH_STATISTICS = "batch-statistics"
     LARGE_REPORT = "large-report"
-    FROZEN_MOSTLY = "frozen-mostly"
     DROPOUT_STEPS = "dropout-steps"
     LARGE_GRAPH = "large-graph"
     LARGE_FILE = "large-file"
