@@ -26,6 +26,9 @@ class TFLite:
         self.runtime = runtime_name("tflite")
         with failures_translated(self.runtime, "load the graph"):
             interpreter = Interpreter(model_content=graph, num_threads=threads)
+            # XNNPACK is only put in here. A signature that is asked for first runs without it, twice as long, and some
+            # graphs end the process then.
+            interpreter.allocate_tensors()
             self._runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
 
     def signatures(self) -> tuple[str, ...]:
