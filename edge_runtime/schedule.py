@@ -265,14 +265,25 @@ def spend(
 
     Book at every savepoint what was given since the one before, so that a killed app has paid too.
     """
-    before = spent(usage, began, zone)
-    after = replace(
-        before,
-        seconds=before.seconds + seconds,
-        transferred_bytes=before.transferred_bytes + transferred_bytes,
-        battery_share=before.battery_share + battery_share,
+    cost = Day(
+        date=spent(usage, began, zone).date,
+        seconds=seconds,
+        transferred_bytes=transferred_bytes,
+        battery_share=battery_share,
     )
-    others = tuple(day for day in usage.days if day.date != after.date)
+    return pay(usage, cost)
+
+
+def pay(usage: Usage, cost: Day) -> Usage:
+    """Add a cost to what was given on its date."""
+    before = next((day for day in usage.days if day.date == cost.date), Day(date=cost.date))
+    after = Day(
+        date=cost.date,
+        seconds=before.seconds + cost.seconds,
+        transferred_bytes=before.transferred_bytes + cost.transferred_bytes,
+        battery_share=before.battery_share + cost.battery_share,
+    )
+    others = tuple(day for day in usage.days if day.date != cost.date)
     return replace(usage, days=(*others, after)[-KEPT_DAYS:])
 
 

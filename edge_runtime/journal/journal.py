@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,13 +17,15 @@ from edge_runtime.journal.participation import (
     Participation,
     Progress,
     Savepoint,
+    Stored,
+    Vector,
     saved,
     sealed,
     stepped,
     without_savepoint,
 )
 from edge_runtime.journal.sealing import Seal
-from edge_runtime.journal.state import Change, State, moved, sending, under_way
+from edge_runtime.journal.state import Change, Personal, State, moved, sending, under_way
 from edge_runtime.journal.stored import StoredFiles
 from edge_runtime.protocol.errors import DeviceStorageFull, StateDamaged
 from edge_runtime.protocol.keys import digest
@@ -31,6 +34,14 @@ JOURNAL_FILE: Final = "journal"
 SEEN_FILE: Final = "journal.seen"
 
 _FLOAT: Final = np.dtype("<f4")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """Weights as this device trained them: float32, shape ``(manifest.parameters,)``."""
+
+    bundle_sha256: str
+    weights: Vector
 
 
 class Witness(Protocol):
@@ -138,8 +149,11 @@ class Journal:
                 slots=values[savepoint.parameters :],
             )
 
-    def seal(self, report: bytes) -> None:
+    def seal(self, report: bytes, trained: Trained | None = None) -> None:
         """End training with this report. From here on there is no other, and no training.
+
+        Args:
+            trained: The weights as they were trained here, to be kept in place of those before.
 
         Raises:
             StepNotAllowed: There is a report or an outcome already.
@@ -147,14 +161,34 @@ class Journal:
         """
         with self._turn:
             self._able_to(Event.SEALED)
-            stored, sha256 = self._files.put(report), digest(report).hex()
+            personal = self._put_personal(trained) if trained else None
+            files = [personal.vectors] if personal else []
             try:
-                self.update(lambda state: moved(state, lambda held: sealed(held, stored, sha256)))
+                stored, sha256 = self._files.put(report), digest(report).hex()
+                files.append(stored)
+                self.update(lambda state: _sealed(state, stored, sha256, personal))
             finally:
-                if stored not in self.state.stored:
-                    self._files.drop([stored])
+                self._files.drop([file for file in files if file not in self.state.stored])
 
-    def report_to_send(self, now_s: float) -> bytes:
+    def personal(self, bundle_sha256: str) -> Vector | None:
+        """The weights as this device trained them last with this bundle; None without any, or if they were damaged."""
+        with self._turn:
+            held = self.state.personal
+            if held is None or held.bundle_sha256 != bundle_sha256:
+                return None
+            try:
+                raw = self._files.get(held.vectors)
+            except StateDamaged:
+                return None
+            return np.frombuffer(raw, _FLOAT).astype(np.float32)
+
+    def _put_personal(self, trained: Trained) -> Personal:
+        raw = trained.weights.astype(_FLOAT).tobytes()
+        return Personal(
+            bundle_sha256=trained.bundle_sha256, parameters=len(trained.weights), vectors=self._files.put(raw)
+        )
+
+    def report_to_send(self) -> bytes:
         """Decide, on disk, that the report leaves, and return it: the same bytes every time.
 
         Raises:
@@ -167,7 +201,7 @@ class Journal:
             if held.report is None:
                 raise StateDamaged("the journal names no report")
             report = self._files.get(held.report)
-            self.update(lambda state: sending(state, now_s))
+            self.update(sending)
             return report
 
     def _able_to(self, event: Event) -> Participation:
@@ -194,6 +228,11 @@ class Journal:
     def _tell(self, place: Seen) -> None:
         tell(self._folder, place, self._witness)
         self._told = True
+
+
+def _sealed(state: State, report: Stored, sha256: str, personal: Personal | None) -> State:
+    after = moved(state, lambda held: sealed(held, report, sha256))
+    return replace(after, personal=personal) if personal else after
 
 
 def tell(folder: Path, place: Seen, witness: Witness | None) -> None:

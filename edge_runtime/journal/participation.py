@@ -148,6 +148,10 @@ class Participation:
     report_sha256: str | None = None
     """Of the report as it travels."""
     outcome: Outcome | None = None
+    seconds: float = 0.0
+    """Of work so far, over all slices."""
+    transferred_bytes: int = 0
+    battery_share: float = 0.0
 
     @property
     def stored(self) -> frozenset[Stored]:

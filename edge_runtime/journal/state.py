@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import ClassVar, Final, TypeAlias
 
+from edge_runtime import schedule
 from edge_runtime.journal.participation import Event, Participation, Phase, Stored, begun, gave_up, stepped
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.errors import ParticipationEnded, StepNotAllowed
 from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES, is_id
+from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.report import Receipt
+from edge_runtime.schedule import Day, Usage
 
 VISITS_KEPT: Final = 50
-DAYS_KEPT: Final = 8
 ENDED_KEPT: Final = 32
 
 
@@ -56,27 +59,6 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """Participations of a population whose report may have left the device."""
-
-    population: str
-    count: int
-    last_at_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """What one local day cost the owner."""
-
-    day: str
-    """2026-11-22, in the device's time zone."""
-    seconds: float = 0.0
-    bytes: int = 0
-    battery: float = 0.0
-    """Share of a full battery."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Visited:
     """How one visit, or the decision not to make one, ended: a reason code."""
 
@@ -86,12 +68,21 @@ class Visited:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """When to come back, and why."""
+class Held:
+    """The released model that is on disk."""
 
-    reason: str
-    noted_at_s: float
-    not_before_s: float
+    bundle_sha256: str
+    checkpoint_sha256: str
+    model_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Personal:
+    """Weights as this device trained them last, in a file of their own. They never leave it."""
+
+    bundle_sha256: str
+    parameters: int
+    vectors: Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,20 +104,28 @@ class State:
     participation: Participation | None = None
     ended: tuple[Ended, ...] = ()
     """The last `ENDED_KEPT`, oldest first."""
-    tallies: tuple[Tally, ...] = ()
-    spent: tuple[Spent, ...] = ()
-    """The last `DAYS_KEPT` days on which something was spent, by the order of their first entry."""
+    usage: Usage | None = None
+    """What this device has given so far, and when it may come back; None before `installed`."""
+    policy: Policy | None = None
+    """What the coordinator sent last; None for the protocol's own."""
+    asking: str | None = None
+    """The visit whose check-in was not answered yet."""
     visits: tuple[Visited, ...] = ()
     """The last `VISITS_KEPT`, oldest first."""
-    window: Window | None = None
+    release: Held | None = None
+    release_asked_at_s: float | None = None
+    personal: Personal | None = None
     switched_off: bool = False
-    """By the owner, the app, or the coordinator's kill switch."""
+    """By the coordinator's kill switch."""
+    opted_out: bool = False
+    """The owner took the device out, and the coordinator does not know it yet."""
     restarted: Restarted | None = None
 
     @property
     def stored(self) -> frozenset[Stored]:
         """The files beside the journal that are needed."""
-        return self.participation.stored if self.participation else frozenset()
+        held = self.participation.stored if self.participation else frozenset()
+        return held | {self.personal.vectors} if self.personal else held
 
 
 Change: TypeAlias = Callable[[State], State]
@@ -138,8 +137,19 @@ def enrolled(state: State, identity: Identity) -> State:
     return replace(state, identity=identity)
 
 
+def installed(state: State, now_s: float) -> State:
+    """Begin to count what the device gives; again changes nothing.
+
+    A restarted journal no longer knows its last participation: the restart counts as one.
+    """
+    if state.usage is not None:
+        return state
+    usage = Usage(installed_at=now_s)
+    return replace(state, usage=replace(usage, last_participation_at=now_s) if state.restarted else usage)
+
+
 def assigned(state: State, assignment: Assignment, population: str, now_s: float) -> State:
-    """Take on an assignment; the same one again, as after a lost answer, changes nothing.
+    """Take on an assignment, and count it; the same one again, as after a lost answer, changes nothing.
 
     Raises:
         ParticipationEnded: This device is through with that participation.
@@ -149,7 +159,8 @@ def assigned(state: State, assignment: Assignment, population: str, now_s: float
         raise ParticipationEnded("this participation is over on this device")
     held = state.participation
     if held is None:
-        return replace(state, participation=begun(assignment, population, now_s))
+        usage = schedule.participated(used(state, now_s), _moment(now_s))
+        return replace(state, participation=begun(assignment, population, now_s), usage=usage, asking=None)
     if (held.participation, held.plan) != (assignment.participation, assignment.plan):
         raise StepNotAllowed("another participation, or another plan for it, is under way")
     return state
@@ -173,15 +184,13 @@ def given_up(state: State, outcome: Outcome) -> State:
     return moved(state, lambda held: gave_up(held, outcome))
 
 
-def sending(state: State, now_s: float) -> State:
-    """Decide to send the report. From the first time on, the participation counts as one.
+def sending(state: State) -> State:
+    """Decide to send the report.
 
     Raises:
         StepNotAllowed: There is no report to send.
     """
-    held = under_way(state)
-    after = replace(state, participation=stepped(held, Event.SENDING))
-    return after if held.phase is Phase.SENT else _tallied(after, held.population, now_s)
+    return moved(state, lambda held: stepped(held, Event.SENDING))
 
 
 def received(state: State, receipt: Receipt, now_s: float) -> State:
@@ -220,28 +229,33 @@ def expired(state: State, now_s: float) -> State:
     return state if held is None or now_s < held.deadline_at_s else _over(state, Event.EXPIRED, now_s)
 
 
-def spent(state: State, cost: Spent) -> State:
-    """Add to what a day cost. A clock that goes back to a day finds what was spent on it."""
-    for position, day in enumerate(state.spent):
-        if day.day == cost.day:
-            total = replace(
-                day,
-                seconds=day.seconds + cost.seconds,
-                bytes=day.bytes + cost.bytes,
-                battery=day.battery + cost.battery,
-            )
-            return replace(state, spent=(*state.spent[:position], total, *state.spent[position + 1 :]))
-    return replace(state, spent=(*state.spent, cost)[-DAYS_KEPT:])
+def spent(state: State, cost: Day) -> State:
+    """Add to what a date, and the participation under way, cost."""
+    held = state.participation
+    if held is not None:
+        held = replace(
+            held,
+            seconds=held.seconds + cost.seconds,
+            transferred_bytes=held.transferred_bytes + cost.transferred_bytes,
+            battery_share=held.battery_share + cost.battery_share,
+        )
+    return replace(state, participation=held, usage=schedule.pay(used(state, 0.0), cost))
 
 
-def spent_on(state: State, day: str) -> Spent:
-    """What a day cost so far."""
-    return next((one for one in state.spent if one.day == day), Spent(day=day))
+def used(state: State, now_s: float) -> Usage:
+    """What this device has given; nothing yet, if it was not `installed`."""
+    return state.usage or Usage(installed_at=now_s)
 
 
-def visited(state: State, visit: Visited, window: Window | None) -> State:
-    """Note how a visit ended and when to come back; None leaves the window as it is."""
-    return replace(state, visits=(*state.visits, visit)[-VISITS_KEPT:], window=window or state.window)
+def noted_visit(state: State, visit: Visited) -> State:
+    """Note how a slice ended. The same reason at the same time again is the same visit."""
+    return replace(state, visits=(*state.visits, visit)[-VISITS_KEPT:])
+
+
+def visited(state: State, visit: Visited, wait_s: float) -> State:
+    """Note how a visit to the coordinator ended, and how long to wait after it."""
+    usage = schedule.visited(used(state, visit.at_s), _moment(visit.at_s), wait_s)
+    return replace(noted_visit(state, visit), usage=usage, asking=None)
 
 
 def switched(state: State, *, off: bool) -> State:
@@ -249,45 +263,19 @@ def switched(state: State, *, off: bool) -> State:
     return replace(state, switched_off=off)
 
 
-def participations(state: State, population: str) -> int:
-    """How many reports for a population may have left this device since the journal began."""
-    return next((one.count for one in state.tallies if one.population == population), 0)
-
-
-def separation_left_s(state: State, population: str, minimum_separation_s: float, now_s: float) -> float:
-    """Seconds until a population may have another participation; 0 for now.
-
-    A restarted journal no longer knows the last one: the restart counts as one, in every population.
-    """
-    stamps = [one.last_at_s for one in state.tallies if one.population == population]
-    stamps += [state.restarted.at_s] if state.restarted else []
-    return max([0.0, *(stamp + minimum_separation_s - now_s for stamp in stamps)])
-
-
-def wait_s(state: State, now_s: float) -> float:
-    """Seconds until the retry window opens; 0 for now. Never longer than the coordinator asked for."""
-    if state.window is None:
-        return 0.0
-    asked_s = state.window.not_before_s - state.window.noted_at_s
-    return min(max(0.0, state.window.not_before_s - now_s), asked_s)
-
-
 def seen_at(state: State, now_s: float) -> State:
     """Bring what lies in the future to now: the clock was set back, or was ahead when it was noted.
 
-    So that a wrong clock costs at most one wait, one separation and one deadline, counted anew from now.
+    So that a wrong clock costs at most one deadline, counted anew from now. What clocks do to `usage`, the schedule says.
     """
-    window, held, restarted = state.window, state.participation, state.restarted
-    if window is not None and window.noted_at_s > now_s:
-        asked_s = window.not_before_s - window.noted_at_s
-        window = replace(window, noted_at_s=now_s, not_before_s=now_s + asked_s)
+    held, restarted, asked_at_s = state.participation, state.restarted, state.release_asked_at_s
     if held is not None and held.assigned_at_s > now_s:
         due_s = held.deadline_at_s - held.assigned_at_s
         held = replace(held, assigned_at_s=now_s, deadline_at_s=now_s + due_s)
     if restarted is not None and restarted.at_s > now_s:
         restarted = replace(restarted, at_s=now_s)
-    tallies = tuple(replace(one, last_at_s=min(one.last_at_s, now_s)) for one in state.tallies)
-    return replace(state, window=window, participation=held, restarted=restarted, tallies=tallies)
+    asked_at_s = None if asked_at_s is None else min(asked_at_s, now_s)
+    return replace(state, participation=held, restarted=restarted, release_asked_at_s=asked_at_s)
 
 
 def under_way(state: State) -> Participation:
@@ -301,6 +289,10 @@ def under_way(state: State) -> Participation:
     return state.participation
 
 
+def _moment(at_s: float) -> datetime:
+    return datetime.fromtimestamp(at_s, UTC)
+
+
 def _over(state: State, event: Event, now_s: float) -> State:
     held = stepped(under_way(state), event)
     end = Ended(
@@ -311,9 +303,3 @@ def _over(state: State, event: Event, now_s: float) -> State:
         at_s=now_s,
     )
     return replace(state, participation=None, ended=(*state.ended, end)[-ENDED_KEPT:])
-
-
-def _tallied(state: State, population: str, now_s: float) -> State:
-    others = tuple(one for one in state.tallies if one.population != population)
-    tally = Tally(population=population, count=participations(state, population) + 1, last_at_s=now_s)
-    return replace(state, tallies=(*others, tally))

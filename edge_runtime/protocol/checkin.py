@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import is_label, is_name, require_delay
 from edge_runtime.protocol.keys import SIGNATURE_BYTES, is_id, is_sha256
+from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Wait
 
 CHECK_IN_PATH: Final = "/v1/device/check-in"
@@ -28,9 +30,13 @@ def bucketed(count: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckIn:
-    """An offer. `visit` is random and stays the same when a lost answer is asked for again."""
+    """An offer. `visit` is random and stays the same when a lost answer is asked for again.
 
-    VERSION: ClassVar[int] = 1
+    The answer is of the same version.
+    """
+
+    VERSION: ClassVar[int] = 2
+    OLDEST: ClassVar[int] = 1
     version: int
     population: str
     visit: str
@@ -80,12 +86,17 @@ class RetryWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckInAnswer:
-    """Exactly one of the two."""
+    """Either an assignment or a retry window."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    OLDEST: ClassVar[int] = 1
+    ADDED: ClassVar[Mapping[str, int]] = {"policy": 2}
     version: int
     assignment: Assignment | None
     retry: RetryWindow | None
+    policy: Policy | None = None
+    """When the device may work from now on; null for the protocol's own policy."""
 
     def __post_init__(self) -> None:
+        wire.require(wire.fits_version(self), "version 1 has no policy")
         wire.require((self.assignment is None) != (self.retry is None), "an assignment or a retry window")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES, is_id
+from edge_runtime.protocol.policy import Policy
 
 ENROL_PATH: Final = "/v1/device/enrol"
+DEVICE_PATH: Final = "/v1/device"
 LONGEST_DELAY_S: Final = 30 * 86_400
 """A device that is told to come back later than this does not believe it."""
 
@@ -40,9 +43,10 @@ def require_delay(seconds: float, name: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrol:
-    """Signed with the very key it brings."""
+    """Signed with the very key it brings. The answer is of the same version."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    OLDEST: ClassVar[int] = 1
     version: int
     tenant: str
     population: str
@@ -61,15 +65,32 @@ class Enrol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    OLDEST: ClassVar[int] = 1
+    ADDED: ClassVar[Mapping[str, int]] = {"policy": 2}
     version: int
     device_id: str
     retry_after_s: float
     """When to check in, in seconds."""
+    policy: Policy | None = None
+    """When the device may work; null for the protocol's own policy."""
+
+    def __post_init__(self) -> None:
+        wire.require(wire.fits_version(self), "version 1 has no policy")
+        wire.require(is_id(self.device_id), "device_id is 32 hex digits")
+        require_delay(self.retry_after_s, "retry_after_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """The device is out: it is never chosen again. Again gets the same answer."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    device_id: str
 
     def __post_init__(self) -> None:
         wire.require(is_id(self.device_id), "device_id is 32 hex digits")
-        require_delay(self.retry_after_s, "retry_after_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,14 @@ class UnknownDevice(Refusal):
     code, title = "unknown-device", "The device is not enrolled"
 
 
+class DeviceLeft(Refusal):
+    code, title = "device-left", "The device was taken out by its owner"
+
+
+class SwitchedOff(Refusal):
+    code, title, retry = "switched-off", "Devices of this population are switched off", Retry.LATER
+
+
 class ClockSkew(Refusal):
     code, title, retry = "clock-skew", "The request was signed by a clock that is too far off", Retry.NOW
 

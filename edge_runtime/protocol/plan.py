@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -35,6 +36,18 @@ class Privacy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateStep:
+    """From this epoch on, counted from 0, the learning rate is the plan's times `factor`."""
+
+    from_epoch: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not (self.from_epoch >= 0 and 0 < self.factor <= 1000):
+            raise InvalidPlan("a step of the learning rate has an epoch from 0 and a factor above 0, at most 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Training on one device: `epochs` passes over its examples, then one clipped, rounded delta.
 
@@ -51,10 +64,16 @@ class Plan:
         goal: Reports wanted in a round.
         min_reports: Fewer than these, and the round is abandoned.
         min_examples: A device with fewer takes no part.
-        time_limit_s: A device stops training after this long, in seconds, and sends an outcome.
+        time_limit_s: A device stops training after this long, in seconds, over all its slices, and sends an outcome.
+        rate_steps: Changes of the learning rate, by rising epochs. Version 2, as all below.
+        max_steps: Training ends after so many steps, even within an epoch; None for no limit.
+        max_example_age_s: Older examples are not used; None for any age.
+        evaluates: The device measures the model on its examples before and after; the numbers stay there.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    OLDEST: ClassVar[int] = 1
+    ADDED: ClassVar[Mapping[str, int]] = {"rate_steps": 2, "max_steps": 2, "max_example_age_s": 2, "evaluates": 2}
 
     version: int
     tenant: str
@@ -75,6 +94,10 @@ class Plan:
     privacy: Privacy
     min_examples: int
     time_limit_s: float
+    rate_steps: tuple[RateStep, ...] = ()
+    max_steps: int | None = None
+    max_example_age_s: float | None = None
+    evaluates: bool = False
 
     def __post_init__(self) -> None:
         def check(holds: bool, sentence: str) -> None:
@@ -95,7 +118,17 @@ class Plan:
         )
         check(self.min_examples >= 1, "min_examples is at least 1")
         check(0 < self.time_limit_s <= 86400, f"time_limit_s is above 0 and at most a day, not {self.time_limit_s}")
+        epochs = [step.from_epoch for step in self.rate_steps]
+        check(epochs == sorted(set(epochs)), "rate_steps are by rising epochs, each once")
+        check(self.max_steps is None or self.max_steps >= 1, "max_steps is at least 1")
+        check(self.max_example_age_s is None or self.max_example_age_s > 0, "max_example_age_s is above 0")
+        check(wire.fits_version(self), "a plan of version 1 has no rate_steps, max_steps, age limit or evaluation")
         self.lanes()  # refuses clipping norms, widths and participants that could overflow
+
+    def learning_rate_in(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        factors = [step.factor for step in self.rate_steps if step.from_epoch <= epoch]
+        return self.learning_rate * factors[-1] if factors else self.learning_rate
 
     def lanes(self) -> Lanes:
         """The report codec this plan determines."""

@@ -48,6 +48,10 @@ class Outcome(StrEnum):
     """The time of the last slice was over, and there was no later one."""
     SYSTEM_STOPPED = "system-stopped"
     """The operating system asked the app to stop its background work."""
+    OPTED_OUT = "opted-out"
+    """The owner took the device out."""
+    SWITCHED_OFF = "switched-off"
+    """An operator switched the population off."""
 
 
 class Blocker(StrEnum):

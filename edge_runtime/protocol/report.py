@@ -7,10 +7,12 @@ u32 zero, then the packed lanes. The body's SHA-256 travels in the signed Conten
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
+from edge_runtime.protocol.checkin import bucketed
 from edge_runtime.protocol.enrolment import require_delay
 from edge_runtime.protocol.errors import MalformedReport, ReportLength, UnsupportedVersion
 from edge_runtime.protocol.keys import is_id, is_sha256
@@ -48,12 +50,45 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What a participation cost the device's owner, rounded down to 0 or a power of two: it identifies nobody.
+
+    Attributes:
+        seconds: Of work.
+        bytes: Both ways.
+        battery_percent: Of a full battery.
+    """
+
+    seconds: int
+    bytes: int
+    battery_percent: int
+
+    def __post_init__(self) -> None:
+        for number in (self.seconds, self.bytes, self.battery_percent):
+            wire.require(0 <= number == bucketed(number), "costs are 0 or powers of two")
+        wire.require(self.battery_percent <= 100, "battery_percent is at most 64")
+
+
+def coarse(seconds: float, transferred_bytes: int, battery_share: float) -> Costs:
+    """Round costs for sending."""
+    percent = min(100, max(0, int(100 * battery_share)))
+    return Costs(seconds=bucketed(int(seconds)), bytes=bucketed(transferred_bytes), battery_percent=bucketed(percent))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeNote:
     """A participation ended without a report, and why."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    OLDEST: ClassVar[int] = 1
+    ADDED: ClassVar[Mapping[str, int]] = {"costs": 2}
     version: int
     reason: Outcome
+    costs: Costs | None = None
+    """Null where nobody measured."""
+
+    def __post_init__(self) -> None:
+        wire.require(wire.fits_version(self), "version 1 has no costs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,10 @@
 Encoding is canonical (sorted keys, no spaces, shortest round-trip floats), so that equal values have equal bytes.
 Decoding refuses what it does not know: unknown, missing or repeated keys, wrong types, NaN, infinity, integers beyond
 64 bits, text that is not Unicode, base64 in a second spelling, trailing bytes.
+
+A message class that speaks several versions says so: `VERSION` is the newest, `OLDEST` the oldest, and `ADDED` names
+the version that brought a field. A message of an earlier version is written and read without that field, which then
+has its default: so its bytes never change.
 """
 
 from __future__ import annotations
@@ -59,13 +63,33 @@ def require(condition: bool, sentence: str) -> None:
         raise Malformed(sentence)
 
 
+def fits_version(message: Any) -> bool:
+    """Whether every field that a later version brought has its default: else the message could not be written."""
+    later = {name for name, version in _added(type(message)).items() if version > message.version}
+    return all(getattr(message, f.name) == f.default for f in dataclasses.fields(message) if f.name in later)
+
+
 def _check_version(kind: type, tree: object) -> None:
-    spoken = getattr(kind, "VERSION", None)
-    if spoken is None or not isinstance(tree, dict) or "version" not in tree:
+    newest = getattr(kind, "VERSION", None)
+    if newest is None or not isinstance(tree, dict) or "version" not in tree:
         return
-    version = _scalar(int, tree["version"], f"{kind.__name__}.version")
-    if version != spoken:
+    version = typing.cast(int, _scalar(int, tree["version"], f"{kind.__name__}.version"))
+    oldest = getattr(kind, "OLDEST", newest)
+    if not oldest <= version <= newest:
+        spoken = newest if oldest == newest else f"{oldest} to {newest}"
         raise UnsupportedVersion(f"{kind.__name__} version {version}; spoken here: {spoken}")
+
+
+def _added(kind: type) -> typing.Mapping[str, int]:
+    """The fields that a later version brought, and which."""
+    found: typing.Mapping[str, int] = getattr(kind, "ADDED", {})
+    return found
+
+
+def _names(kind: Any, version: object) -> set[str]:
+    """The fields that a message of this version has."""
+    added = _added(kind)
+    return {f.name for f in dataclasses.fields(kind) if not isinstance(version, int) or added.get(f.name, 0) <= version}
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -81,8 +105,9 @@ def _no_constant(name: str) -> object:
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
-        return {f.name: _plain_field(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(value)}
+        hints, names = _hints(type(value)), _names(type(value), getattr(value, "version", None))
+        fields = [f.name for f in dataclasses.fields(value) if f.name in names]
+        return {name: _plain_field(hints[name], getattr(value, name)) for name in fields}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, bytes):
@@ -145,7 +170,7 @@ def _mapping(kind: Any, tree: object, where: str) -> object:
 def _object(kind: Any, tree: object, where: str) -> object:
     if not isinstance(tree, dict):
         raise Malformed(f"{where} is not an object")
-    names = {f.name for f in dataclasses.fields(kind)}
+    names = _names(kind, tree.get("version"))
     if unknown := sorted(set(tree) - names):
         raise Malformed(f"{where} has an unknown key {unknown[0][:_QUOTED_CHARACTERS]!r}")
     if missing := sorted(names - set(tree)):

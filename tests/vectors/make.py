@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,11 +33,12 @@ from edge_runtime.protocol.bundle import (
 )
 from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.checkpoint import encode_checkpoint
-from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Problem
+from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left, Problem
 from edge_runtime.protocol.keys import Domain, SigningKey, device_id, digest, sign_document
-from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
+from edge_runtime.protocol.plan import Close, Plan, Privacy, RateStep, Summing, sign_plan
+from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
-from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt
+from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt
 from edge_runtime.protocol.signing import sign_request
 
 FOLDER: Final = Path(__file__).parent / "v1"
@@ -112,6 +114,16 @@ DELTA: Final = np.asarray([0.5, -0.25, 0.0, 1.0, -1.25, 0.125], np.float32)
 REPORT_SEED: Final = 20260105
 REPORT: Final = private_report(PARTICIPATION, DELTA, PLAN, np.random.default_rng(REPORT_SEED))
 PLAN_BYTES, PLAN_SIGNATURE = sign_plan(PLAN, TENANT_KEY)
+PLAN_2: Final = replace(
+    PLAN,
+    version=2,
+    rate_steps=(RateStep(from_epoch=1, factor=0.5), RateStep(from_epoch=2, factor=0.25)),
+    max_steps=40,
+    max_example_age_s=2592000.0,
+    evaluates=True,
+)
+PLAN_2_BYTES, PLAN_2_SIGNATURE = sign_plan(PLAN_2, TENANT_KEY)
+POLICY: Final = Policy(needs_charging=True, quiet_hours=(0, 23), max_participations=10)
 DEVICE: Final = device_id("acme", DEVICE_KEY.public)
 
 MESSAGES: Final[tuple[object, ...]] = (
@@ -167,6 +179,32 @@ MESSAGES: Final[tuple[object, ...]] = (
         retry_after_s=None,
         server_time=1767614400,
     ),
+    PLAN_2,
+    POLICY,
+    Enrol(
+        version=2,
+        tenant="acme",
+        population="keyboard",
+        public_key=DEVICE_KEY.public.raw,
+        app="example",
+        app_version="1.0",
+        platform="linux",
+        evidence=Evidence.NONE,
+    ),
+    Enrolled(version=2, device_id=DEVICE, retry_after_s=300.0, policy=POLICY),
+    CheckIn(version=2, population="keyboard", visit="0" * 32, runtime="litert 2.1.0", examples=64),
+    CheckInAnswer(
+        version=2,
+        assignment=None,
+        retry=RetryWindow(reason=reasons.Wait.NO_TASK, after_s=900.0, spread_s=180.0),
+        policy=None,
+    ),
+    OutcomeNote(
+        version=2,
+        reason=reasons.Outcome.SLICE_ENDED,
+        costs=Costs(seconds=128, bytes=1048576, battery_percent=1),
+    ),
+    Left(version=1, device_id=DEVICE),
 )
 
 
@@ -291,9 +329,16 @@ def plan_vectors() -> dict[str, Any]:
         return signed(raw, what, code)
 
     lacking = json.dumps({key: tree[key] for key in tree if key != "goal"}).encode()
+    tree_2 = json.loads(PLAN_2_BYTES)
+
+    def changed_2(what: str, code: str, **fields: Any) -> Any:
+        return signed(json.dumps({**tree_2, **fields}, sort_keys=True, separators=(",", ":")).encode(), what, code)
+
+    twice = [{"factor": 0.5, "from_epoch": 1}] * 2
     return {
         "tenant_key": TENANT_KEY.public.raw.hex(),
         "right": {"raw": PLAN_BYTES.hex(), "signature": PLAN_SIGNATURE.hex()},
+        "right_2": {"raw": PLAN_2_BYTES.hex(), "signature": PLAN_2_SIGNATURE.hex()},
         "wrong": [
             signed(PLAN_BYTES, "signed by a stranger", "untrusted-document", key=STRANGER),
             signed(PLAN_BYTES, "signed as a bundle", "untrusted-document", domain=Domain.BUNDLE),
@@ -303,7 +348,7 @@ def plan_vectors() -> dict[str, Any]:
             signed(PLAN_BYTES[:-1] + b',"goal":100}', "a key is repeated", "malformed"),
             signed(PLAN_BYTES.replace(b"0.1,", b"1e999,"), "the learning rate is 1e999", "malformed"),
             signed(PLAN_BYTES.replace(b"0.1,", b"NaN,"), "the learning rate is NaN", "malformed"),
-            changed("a later version", "unsupported-version", version=2),
+            changed("a later version", "unsupported-version", version=3),
             changed("the version is text", "malformed", version="1"),
             changed("an unknown key", "malformed", noise=1.0),
             changed("an unknown way of summing", "malformed", summing="in-the-open"),
@@ -325,6 +370,12 @@ def plan_vectors() -> dict[str, Any]:
             changed("no examples needed", "invalid-plan", min_examples=0),
             changed("no time", "invalid-plan", time_limit_s=0.0),
             changed("a bundle address in capitals", "invalid-plan", bundle_sha256=BUNDLE_SHA256.upper()),
+            changed("a plan of version 2 without what that brought", "malformed", version=2),
+            changed_2("a plan of version 1 with what version 2 brought", "malformed", version=1),
+            changed_2("no steps", "invalid-plan", max_steps=0),
+            changed_2("a learning rate that stays where it was changed", "invalid-plan", rate_steps=twice),
+            changed_2("a factor of zero", "invalid-plan", rate_steps=[{"factor": 0.0, "from_epoch": 1}]),
+            changed_2("examples of no age", "invalid-plan", max_example_age_s=0.0),
         ],
     }
 
@@ -431,6 +482,7 @@ def vectors() -> Iterator[tuple[str, Any]]:
         "paths.json",
         {
             "enrol": enrolment.ENROL_PATH,
+            "device": enrolment.DEVICE_PATH,
             "check_in": checkin.CHECK_IN_PATH,
             "bundle": checkin.bundle_path("{sha256}"),
             "checkpoint": checkin.checkpoint_path("{sha256}"),

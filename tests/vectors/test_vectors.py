@@ -92,6 +92,8 @@ def test_the_frozen_plan_is_read() -> None:
     of = frozen("plan.json")
     raw, signature = bytes.fromhex(of["right"]["raw"]), bytes.fromhex(of["right"]["signature"])
     assert verify_plan(raw, signature, PublicKey(bytes.fromhex(of["tenant_key"]))) == make.PLAN
+    raw, signature = bytes.fromhex(of["right_2"]["raw"]), bytes.fromhex(of["right_2"]["signature"])
+    assert verify_plan(raw, signature, PublicKey(bytes.fromhex(of["tenant_key"]))) == make.PLAN_2
 
 
 @pytest.mark.parametrize("vector", wrong("plan.json"))

@@ -85,5 +85,5 @@ def why_restarted(journal: Journal) -> Restart | None:
 
 def nothing_is_left(journal: Journal, folder: StateFolder) -> bool:
     state = journal.state
-    unknown = (state.identity, state.participation, state.tallies, state.ended) == (None, None, (), ())
+    unknown = (state.identity, state.participation, state.usage, state.ended) == (None, None, None, ())
     return unknown and not [name for name in files(folder) if name.startswith("stored-")]

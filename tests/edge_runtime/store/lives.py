@@ -21,11 +21,12 @@ from edge_runtime.examples import Examples
 from edge_runtime.journal import AppKey, Journal, Phase, Progress, open_folder, open_journal
 from edge_runtime.journal import state as now_is
 from edge_runtime.journal.participation import rng_from, rng_state
-from edge_runtime.journal.state import Identity, Spent, State, Visited
+from edge_runtime.journal.state import Identity, State, Visited
 from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.report import Receipt
+from edge_runtime.schedule import Day
 
 NUMBERS: Final = 12
 BATCH: Final = 3
@@ -171,7 +172,7 @@ def _go_on(store: ExampleStore, journal: Journal, outside: Outside, participatio
         outside.post(participation, 2, b"outcome")
         journal.update(lambda state: _noted(now_is.noted(state, NOW_S), Outcome.TIME_LIMIT))
     else:
-        report = journal.report_to_send(NOW_S)
+        report = journal.report_to_send()
         outside.post(participation, 1, report)
         sha256 = hashlib.sha256(report).hexdigest()
         receipt = Receipt(version=1, participation=participation, report_sha256=sha256, retry_after_s=60.0)
@@ -179,8 +180,8 @@ def _go_on(store: ExampleStore, journal: Journal, outside: Outside, participatio
 
 
 def _noted(state: State, reason: Wait | Outcome) -> State:
-    spent = now_is.spent(state, Spent(day="2027-01-15", seconds=1.0))
-    return now_is.visited(spent, Visited(at_s=NOW_S, reason=reason), None)
+    spent = now_is.spent(state, Day(date="2027-01-15", seconds=1.0))
+    return now_is.visited(spent, Visited(at_s=NOW_S, reason=reason), 0.0)
 
 
 def _train(store: ExampleStore, journal: Journal, outside: Outside, participation: str) -> None:
@@ -274,6 +275,7 @@ def _check_journal(state: State) -> None:
     ends = [(one.participation, one.phase) for one in state.ended]
     phases = (Phase.REPORTED, Phase.ENDED, Phase.REPORTED)
     require(ends == list(zip(PARTICIPATIONS, phases, strict=True)), "participations ended otherwise")
-    require(now_is.participations(state, "pop") == 2, "another number of participations was counted")
-    require(now_is.spent_on(state, "2027-01-15").seconds == len(PARTICIPATIONS), "something was spent twice or never")
+    usage = now_is.used(state, NOW_S)
+    require(usage.participations == len(PARTICIPATIONS), "another number of participations was counted")
+    require([day.seconds for day in usage.days] == [len(PARTICIPATIONS)], "something was spent twice or never")
     require(len(state.visits) == len(PARTICIPATIONS) and state.identity is not None, "a visit or the identity is gone")

@@ -49,14 +49,14 @@ def test_a_participation_is_taken_up_where_it_was_left(folder: StateFolder, app_
     assert progress.weights.tolist() == PROGRESS.weights.tolist()
     assert progress.slots.tolist() == PROGRESS.slots.tolist()
     journal.seal(b"report")
-    assert reopened(folder, app_key).report_to_send(NOW_S) == b"report"
+    assert reopened(folder, app_key).report_to_send() == b"report"
     again = reopened(folder, app_key)
-    assert again.report_to_send(NOW_S) == b"report"
+    assert again.report_to_send() == b"report"
     again.update(lambda state: now_is.received(state, RECEIPT, NOW_S))
     last = reopened(folder, app_key).state
     assert last.participation is None
     assert [one.phase for one in last.ended] == [Phase.REPORTED]
-    assert now_is.participations(last, "pop") == 1
+    assert now_is.used(last, NOW_S).participations == 1
     assert sorted(files(folder)) == ["journal", "journal.seen", "lock"]
 
 
@@ -74,7 +74,7 @@ def test_after_a_report_there_is_no_training_and_no_other_report(folder: StateFo
 def test_without_a_report_there_is_nothing_to_send(folder: StateFolder) -> None:
     journal = training(folder)
     with pytest.raises(StepNotAllowed):
-        journal.report_to_send(NOW_S)
+        journal.report_to_send()
     assert journal.progress() is not None
 
 
@@ -202,7 +202,7 @@ def test_an_app_that_lost_its_key_may_start_over(folder: StateFolder) -> None:
     journal = open_journal(folder, key=another_key, now_s=NOW_S, start_over=True)
     assert why_restarted(journal) is Restart.KEY_LOST
     assert nothing_is_left(journal, folder)
-    assert now_is.separation_left_s(journal.state, "pop", 60.0, NOW_S) == 60.0
+    assert now_is.used(now_is.installed(journal.state, NOW_S), NOW_S).last_participation_at == NOW_S
 
 
 def test_a_key_has_32_bytes() -> None:
@@ -288,9 +288,9 @@ def test_a_damaged_report_is_not_sent_and_not_trained_again(
     damage(stored)
     journal = reopened(folder)
     with pytest.raises(StateDamaged):
-        journal.report_to_send(NOW_S)
+        journal.report_to_send()
     with pytest.raises(StepNotAllowed):
         journal.save(PROGRESS)
-    assert now_is.participations(journal.state, "pop") == 0
+    assert journal.state.participation is not None
     journal.update(lambda state: now_is.expired(state, NOW_S + 600))
     assert not list(folder.path.glob("stored-*"))

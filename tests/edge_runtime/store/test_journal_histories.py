@@ -22,10 +22,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from edge_runtime.journal import AppKey, Journal, Progress, open_folder, open_journal
 from edge_runtime.journal import participation as steps
 from edge_runtime.journal import state as now_is
-from edge_runtime.journal.state import Spent, State
+from edge_runtime.journal.state import State
 from edge_runtime.protocol.errors import DeviceStorageFull, Refusal
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.report import Receipt
+from edge_runtime.schedule import Day
 from tests.edge_runtime.store.journals import Numbers, key
 from tests.edge_runtime.store.kills import MEMORY
 from tests.edge_runtime.store.test_participation import HERE, NOW_S
@@ -70,7 +71,7 @@ class Record:
     phase: str | None = None
     savepoint: tuple[int, int] | None = None
     report: bytes | None = None
-    sent: int = 0
+    begun: int = 0
     ended: int = 0
     seconds: float = 0.0
 
@@ -125,12 +126,12 @@ class Histories(RuleBasedStateMachine):
             held.phase.value if held else None,
             (held.savepoint.epoch, held.savepoint.step) if held and held.savepoint else None,
             held.report_sha256 if held else None,
-            now_is.participations(state, "pop"),
+            now_is.used(state, NOW_S).participations,
             len(state.ended),
-            now_is.spent_on(state, "today").seconds,
+            sum(day.seconds for day in now_is.used(state, NOW_S).days),
         )
         sha256 = hashlib.sha256(record.report).hexdigest() if record.report is not None else None
-        return found == (record.phase, record.savepoint, sha256, record.sent, record.ended, record.seconds)
+        return found == (record.phase, record.savepoint, sha256, record.begun, record.ended, record.seconds)
 
     def change(self, change: now_is.Change) -> Callable[[], State]:
         return lambda: self.journal.update(change)
@@ -142,7 +143,8 @@ class Histories(RuleBasedStateMachine):
     @rule(point=POINTS)
     def take_part(self, point: tuple[int, bool] | None) -> None:
         here = replace(HERE, participation=self.id)
-        then = replace(self.record, phase=self.record.phase or "assigned")
+        begun = self.record.begun + (self.record.phase is None)
+        then = replace(self.record, phase=self.record.phase or "assigned", begun=begun)
         self.act(self.change(lambda state: now_is.assigned(state, here, "pop", NOW_S)), then, point)
 
     @rule(epoch=st.integers(0, 2), step=st.integers(0, 2), point=POINTS)
@@ -170,12 +172,11 @@ class Histories(RuleBasedStateMachine):
 
     @rule(point=POINTS)
     def send(self, point: tuple[int, bool] | None) -> None:
-        first = self.record.phase == "sealed"
-        able = first or self.record.phase == "sent"
-        then = replace(self.record, phase="sent", sent=self.record.sent + first) if able else None
+        able = self.record.phase in ("sealed", "sent")
+        then = replace(self.record, phase="sent") if able else None
 
         def leave() -> None:
-            report = self.journal.report_to_send(NOW_S)
+            report = self.journal.report_to_send()
             self.left.setdefault(self.id, set()).add(report)
 
         self.act(leave, then, point)
@@ -205,12 +206,12 @@ class Histories(RuleBasedStateMachine):
 
     def over(self) -> Record:
         record = self.record
-        return Record(number=record.number + 1, sent=record.sent, ended=record.ended + 1, seconds=record.seconds)
+        return Record(number=record.number + 1, begun=record.begun, ended=record.ended + 1, seconds=record.seconds)
 
     @rule(point=POINTS)
     def spend(self, point: tuple[int, bool] | None) -> None:
         then = replace(self.record, seconds=self.record.seconds + 1)
-        self.act(self.change(lambda state: now_is.spent(state, Spent(day="today", seconds=1.0))), then, point)
+        self.act(self.change(lambda state: now_is.spent(state, Day(date="today", seconds=1.0))), then, point)
 
     @rule(point=POINTS)
     def the_process_ends(self, point: tuple[int, bool] | None) -> None:
@@ -258,7 +259,7 @@ WAYS: dict[str, list[Callable[[Journal], object]]] = {
         saving(1),
         saving(2),
         lambda journal: journal.seal(b"r"),
-        lambda journal: journal.report_to_send(NOW_S),
+        lambda journal: journal.report_to_send(),
         lambda journal: journal.update(lambda state: now_is.received(state, RECEIPT, NOW_S)),
     ],
     "given up": [

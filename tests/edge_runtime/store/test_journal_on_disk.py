@@ -97,7 +97,7 @@ def test_nothing_is_sent_when_the_decision_cannot_be_written(
     journal.seal(b"report")
     failing_at(1, errno.ENOSPC, monkeypatch)
     with pytest.raises(DeviceStorageFull):
-        journal.report_to_send(NOW_S)
+        journal.report_to_send()
     monkeypatch.undo()
     held = reopened(folder).state.participation
     assert held is not None

@@ -14,17 +14,18 @@ import numpy as np
 from edge_runtime.example_store import ExampleStore, open_store
 from edge_runtime.journal import Journal, Progress, open_folder, open_journal
 from edge_runtime.journal import state as now_is
-from edge_runtime.journal.state import Spent, Visited, Window
+from edge_runtime.journal.state import Visited
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.report import Receipt
+from edge_runtime.schedule import Day
 from tests.edge_runtime.store.journals import Numbers, key
 from tests.edge_runtime.store.pairs import PAIRS, some
 from tests.edge_runtime.store.test_participation import HERE, NOW_S
 
 SESSIONS = 1000
 WARM = 200
-"""Past the length of every list that is kept: 50 visits, 32 ends, 8 days, 100 examples."""
+"""Past the length of every list that is kept: 50 visits, 32 ends, 14 days, 100 examples."""
 
 
 def session(path: Path, number: int) -> None:
@@ -40,9 +41,9 @@ def session(path: Path, number: int) -> None:
             _take_part(store, journal, number, now_s)
         journal.update(
             lambda state: now_is.visited(
-                now_is.spent(state, Spent(day=f"day {number // 96}", seconds=1.0)),
+                now_is.spent(state, Day(date=f"day {number // 96}", seconds=1.0)),
                 Visited(at_s=now_s, reason="no-task"),
-                Window(reason="no-task", noted_at_s=now_s, not_before_s=now_s + 60),
+                60.0,
             )
         )
         store.keep_snapshots()
@@ -65,7 +66,7 @@ def _take_part(store: ExampleStore, journal: Journal, number: int, now_s: float)
     )
     journal.save(progress)
     journal.seal(b"report")
-    sha256 = digest(journal.report_to_send(now_s)).hex()
+    sha256 = digest(journal.report_to_send()).hex()
     receipt = Receipt(version=1, participation=here.participation, report_sha256=sha256, retry_after_s=1.0)
     journal.update(lambda state: now_is.received(state, receipt, now_s))
 
@@ -114,7 +115,7 @@ def test_threads_that_use_a_store_and_a_journal_at_once_lose_nothing(tmp_path: P
                 for number in range(20):
                     store.add("pairs", some(1, seed=100 * thread + number), NOW_S)
                     store.batches(store.snapshot("pairs", None, NOW_S)).take(np.array([0]))
-                    journal.update(lambda state: now_is.spent(state, Spent(day="today", bytes=1)))
+                    journal.update(lambda state: now_is.spent(state, Day(date="today", transferred_bytes=1)))
             except BaseException as problem:
                 failures.append(problem)
 
@@ -126,4 +127,5 @@ def test_threads_that_use_a_store_and_a_journal_at_once_lose_nothing(tmp_path: P
         assert failures == []
         assert store.statistics("pairs", NOW_S).count == 120
         store.close()
-        assert now_is.spent_on(open_journal(folder, key=None, now_s=NOW_S).state, "today").bytes == 120
+        usage = now_is.used(open_journal(folder, key=None, now_s=NOW_S).state, NOW_S)
+        assert usage.days == (Day(date="today", transferred_bytes=120),)

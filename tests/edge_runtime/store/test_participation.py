@@ -8,18 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge_runtime.journal import participation as steps
 from edge_runtime.journal import state as now_is
 from edge_runtime.journal.participation import STEPS, Event, Phase, Savepoint, Stored, rng_from, rng_state
-from edge_runtime.journal.state import Restart, Restarted, Spent, State, Visited, Window
+from edge_runtime.journal.state import Restart, Restarted, State, Visited
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.errors import Malformed, ParticipationEnded, StepNotAllowed
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.report import Receipt
+from edge_runtime.schedule import KEPT_DAYS, Day
 
 NOW_S = 1_800_000_000.0
 DAY_S = 86_400.0
@@ -104,21 +103,21 @@ def test_another_assignment_waits_for_the_end_of_this_one(other: Assignment) -> 
 
 
 def test_a_participation_that_is_over_is_not_taken_on_again() -> None:
-    over = now_is.received(now_is.sending(seal(ASSIGNED), NOW_S), RECEIPT, NOW_S)
+    over = now_is.received(now_is.sending(seal(ASSIGNED)), RECEIPT, NOW_S)
     with pytest.raises(ParticipationEnded):
         now_is.assigned(over, HERE, "pop", NOW_S)
 
 
 def test_a_receipt_for_another_report_ends_nothing() -> None:
-    sent = now_is.sending(seal(ASSIGNED), NOW_S)
+    sent = now_is.sending(seal(ASSIGNED))
     with pytest.raises(StepNotAllowed, match="another report"):
         now_is.received(sent, replace(RECEIPT, report_sha256="2" * 64), NOW_S)
 
 
-def test_sending_again_counts_as_one_participation() -> None:
-    sent = now_is.sending(now_is.sending(seal(ASSIGNED), NOW_S), NOW_S + 60)
-    assert now_is.participations(sent, "pop") == 1
-    assert now_is.participations(sent, "another") == 0
+def test_an_assignment_that_comes_again_counts_as_one_participation() -> None:
+    again = now_is.assigned(now_is.sending(now_is.sending(seal(ASSIGNED))), HERE, "pop", NOW_S + 60)
+    assert again.usage is not None
+    assert (again.usage.participations, again.usage.last_participation_at) == (1, NOW_S)
 
 
 def test_an_outcome_takes_savepoint_and_report_with_it() -> None:
@@ -131,7 +130,7 @@ def test_an_outcome_takes_savepoint_and_report_with_it() -> None:
 
 
 def test_what_the_coordinator_does_not_want_is_over() -> None:
-    for state in (now_is.sending(seal(ASSIGNED), NOW_S), now_is.given_up(ASSIGNED, Outcome.IN_USE)):
+    for state in (now_is.sending(seal(ASSIGNED)), now_is.given_up(ASSIGNED, Outcome.IN_USE)):
         assert now_is.refused(state, NOW_S).participation is None
 
 
@@ -143,7 +142,7 @@ def test_a_deadline_that_passed_ends_a_participation_and_one_to_come_does_not() 
 
 def test_nothing_is_moved_where_nothing_is_under_way() -> None:
     with pytest.raises(StepNotAllowed):
-        now_is.sending(State(), NOW_S)
+        now_is.sending(State())
 
 
 @pytest.mark.parametrize(
@@ -159,17 +158,18 @@ def test_a_savepoint_goes_forward_in_the_same_run(wrong: Savepoint) -> None:
 def test_a_lost_savepoint_begins_training_anew() -> None:
     lost = now_is.moved(save(ASSIGNED, savepoint(0, 2)), steps.without_savepoint)
     assert lost == ASSIGNED
+    assert lost.usage is not None
 
 
 def test_only_the_last_visits_days_and_ends_are_kept() -> None:
     state = State()
     for number in range(200):
-        state = now_is.visited(state, Visited(at_s=float(number), reason="no-task"), None)
-        state = now_is.spent(state, Spent(day=f"day {number}", bytes=1))
+        state = now_is.visited(state, Visited(at_s=float(number), reason="no-task"), 60.0)
+        state = now_is.spent(state, Day(date=f"day {number}", transferred_bytes=1))
         state = now_is.assigned(state, replace(HERE, participation=f"{number:032x}"), "pop", NOW_S)
         state = now_is.noted(now_is.given_up(state, Outcome.IN_USE), NOW_S)
     assert [visit.at_s for visit in state.visits] == list(range(150, 200))
-    assert len(state.spent) == now_is.DAYS_KEPT
+    assert len(now_is.used(state, NOW_S).days) == KEPT_DAYS
     assert [one.participation for one in state.ended] == [
         f"{number:032x}" for number in range(200 - now_is.ENDED_KEPT, 200)
     ]
@@ -179,43 +179,45 @@ def test_only_the_last_visits_days_and_ends_are_kept() -> None:
 def test_a_clock_set_back_to_yesterday_finds_what_was_spent_then() -> None:
     state = State()
     for day in ("2026-11-21", "2026-11-22", "2026-11-21"):
-        state = now_is.spent(state, Spent(day=day, seconds=10.0, bytes=5, battery=0.01))
-    assert now_is.spent_on(state, "2026-11-21") == Spent(day="2026-11-21", seconds=20.0, bytes=10, battery=0.02)
-    assert now_is.spent_on(state, "2026-11-23") == Spent(day="2026-11-23")
+        state = now_is.spent(state, Day(date=day, seconds=10.0, transferred_bytes=5, battery_share=0.01))
+    assert now_is.used(state, NOW_S).days == (
+        Day(date="2026-11-22", seconds=10.0, transferred_bytes=5, battery_share=0.01),
+        Day(date="2026-11-21", seconds=20.0, transferred_bytes=10, battery_share=0.02),
+    )
 
 
-def test_participations_are_kept_apart_and_a_restart_counts_as_one() -> None:
-    sent = now_is.sending(seal(ASSIGNED), NOW_S)
-    assert now_is.separation_left_s(sent, "pop", DAY_S, NOW_S + 60) == DAY_S - 60
-    assert now_is.separation_left_s(sent, "pop", DAY_S, NOW_S + DAY_S) == 0
-    assert now_is.separation_left_s(sent, "another", DAY_S, NOW_S) == 0
+def test_what_is_spent_is_also_the_cost_of_the_participation() -> None:
+    state = ASSIGNED
+    for day in ("2026-11-21", "2026-11-22"):
+        state = now_is.spent(state, Day(date=day, seconds=10.0, transferred_bytes=5, battery_share=0.01))
+    held = now_is.under_way(state)
+    assert (held.seconds, held.transferred_bytes, held.battery_share) == (20.0, 10, 0.02)
+
+
+def test_a_restart_counts_as_a_participation() -> None:
     restarted = State(restarted=Restarted(why=Restart.DAMAGED, at_s=NOW_S))
-    assert now_is.separation_left_s(restarted, "another", DAY_S, NOW_S) == DAY_S
+    assert now_is.used(now_is.installed(restarted, NOW_S + 5), NOW_S).last_participation_at == NOW_S + 5
+    assert now_is.used(now_is.installed(State(), NOW_S), NOW_S).last_participation_at is None
+    again = now_is.installed(restarted, NOW_S)
+    assert now_is.installed(again, NOW_S + 60) == again
 
 
-@given(asked_s=st.floats(0, 30 * DAY_S), skew_s=st.floats(-400 * DAY_S, 400 * DAY_S), later_s=st.floats(0, 60 * DAY_S))
-def test_no_clock_makes_a_device_wait_longer_than_it_was_asked_to(
-    asked_s: float, skew_s: float, later_s: float
-) -> None:
-    window = Window(reason="no-task", noted_at_s=NOW_S, not_before_s=NOW_S + asked_s)
-    state = now_is.visited(State(), Visited(at_s=NOW_S, reason="no-task"), window)
-    state = now_is.seen_at(state, NOW_S + skew_s)
-    assert now_is.wait_s(state, NOW_S + skew_s) <= asked_s + 1e-3
-    assert now_is.wait_s(state, NOW_S + skew_s + later_s) <= max(0.0, asked_s - later_s) + 1e-3
+def test_a_visit_is_noted_with_its_wait_and_ends_the_asking() -> None:
+    asking = replace(State(), asking="v" * 32)
+    state = now_is.visited(asking, Visited(at_s=NOW_S, reason="no-task"), 900.0)
+    usage = now_is.used(state, NOW_S)
+    assert (usage.last_visit_at, usage.wait_s, state.asking) == (NOW_S, 900.0, None)
+    assert [one.reason for one in state.visits] == ["no-task"]
 
 
-def test_a_clock_that_was_ahead_costs_one_separation_and_one_deadline_from_now() -> None:
-    ahead = now_is.sending(seal(now_is.assigned(State(), HERE, "pop", NOW_S + 365 * DAY_S)), NOW_S + 365 * DAY_S)
+def test_a_clock_that_was_ahead_costs_one_deadline_from_now() -> None:
+    ahead = now_is.assigned(State(), HERE, "pop", NOW_S + 365 * DAY_S)
     ahead = replace(ahead, restarted=Restarted(why=Restart.DAMAGED, at_s=NOW_S + 9 * DAY_S))
     corrected = now_is.seen_at(ahead, NOW_S)
-    assert now_is.separation_left_s(corrected, "pop", DAY_S, NOW_S) == DAY_S
     assert corrected.participation is not None
     assert corrected.participation.deadline_at_s == NOW_S + 600
+    assert corrected.restarted == Restarted(why=Restart.DAMAGED, at_s=NOW_S)
     assert now_is.seen_at(corrected, NOW_S + 1) == corrected
-
-
-def test_without_a_window_there_is_nothing_to_wait_for() -> None:
-    assert now_is.wait_s(State(), NOW_S) == 0
 
 
 def test_a_switch_stays_as_it_was_thrown() -> None:
