@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 """Arrays by name."""
 
+_OUTPUT_SLACK: Final = 10.0
+"""Rounding adds up through the layers to an output; a step divides it by the batch and multiplies it by a rate."""
 _NORM_SLACK: Final = 100.0
 """An interpreter that adds a million squares one after another in float32 loses so many times the usual."""
 
@@ -96,7 +98,7 @@ class Difference:
         step: From 0; that of the recording.
         name: Of the tensor, slot or output.
         error: Largest absolute difference; infinite where either is not finite.
-        scale: Largest size of TensorFlow's, at least 1, and more for a norm: what the error is measured against.
+        scale: Largest size of TensorFlow's, at least 1, and more for outputs and norms: what the error is measured against.
     """
 
     signature: str
@@ -158,8 +160,7 @@ def _compare_private(call: Call, private: PrivateStep) -> Iterator[Difference]:
 def _differences(signature: str, step: int, ours: Arrays, theirs: Arrays) -> Iterator[Difference]:
     for name, expected in theirs.items():
         scale = float(np.abs(np.asarray(expected, np.float64)).max(initial=1.0))
-        if name == "norm":
-            scale *= _NORM_SLACK
+        scale *= _NORM_SLACK if name == "norm" else _OUTPUT_SLACK if signature == "infer" else 1.0
         error = _distance(ours[name], expected) if name in ours else float("inf")
         yield Difference(
             signature=signature, step=step, name=name, error=error, scale=scale if np.isfinite(scale) else 1.0
