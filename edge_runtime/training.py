@@ -1,21 +1,42 @@
-"""A plan, run over local examples. Pure apart from the model: no clock and no I/O come in except as arguments."""
+"""A plan, run over local examples. Pure apart from the model: no clock and no I/O come in except as arguments.
+
+A run is a walk over steps: each has an epoch and a number within it, both counted from 0. `train` walks it at once;
+`resume` walks it in slices, each from the savepoint that the one before left.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.examples import Examples, check_examples
-from edge_runtime.model import Model
+from edge_runtime.journal.participation import Progress, rng_from, rng_state
+from edge_runtime.model import Evaluation, Model
 from edge_runtime.protocol.bundle import SEED_LIMIT
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import Delta
+
+Rows = npt.NDArray[np.int64]
+Stop = Callable[[], Outcome | None]
+"""Asked before every step; an outcome ends the training, or this slice of it."""
+
+
+class Batches(Protocol):
+    """Where examples come from: `Examples` in memory, or a snapshot of the example store."""
+
+    def __len__(self) -> int:
+        """How many there are, the same all along."""
+
+    def take(self, indices: Rows) -> Examples:
+        """The examples at these positions; those that are gone since are left out."""
 
 
 class Interrupted(Exception):
@@ -43,9 +64,32 @@ class Trained:
     loss_last: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """What a run in slices left behind at its end.
+
+    Attributes:
+        delta: As in `Trained`.
+        weights: All of them as they were trained, the personal ones too: float32, shape ``(manifest.parameters,)``.
+        steps: Of the last slice.
+        before, after: How well received and trained weights do on the local examples, if the plan asks for it.
+    """
+
+    delta: Delta
+    weights: Weights
+    steps: int
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+
+
 def never() -> Outcome | None:
     """Stop for no reason."""
     return None
+
+
+def not_due() -> bool:
+    """No savepoint but that of the slice's end."""
+    return False
 
 
 def train(
@@ -55,9 +99,9 @@ def train(
     examples: Examples,
     rng: np.random.Generator,
     *,
-    stop: Callable[[], Outcome | None] = never,
+    stop: Stop = never,
 ) -> Trained:
-    """Run `plan.epochs` passes over the examples from these weights, each in a fresh order drawn from `rng`.
+    """Run a plan over the examples from these weights, each epoch in a fresh order drawn from `rng`.
 
     The optimiser starts as one that has taken no step.
 
@@ -81,30 +125,170 @@ def train(
         Interrupted: `stop` named an outcome.
     """
     _check_plan(plan, model, examples)
-    model.set_weights(weights)
-    model.set_slots(np.zeros(model.manifest.slot_values, np.float32))
-    model.begin_round()
+    _begin(model, weights)
     losses: list[float] = []
-    for _epoch in range(plan.epochs):
-        order = rng.permutation(len(examples))
-        for begin in range(0, len(examples), plan.batch_size):
-            if outcome := stop():
-                raise Interrupted(outcome)
-            batch = examples.take(order[begin : begin + plan.batch_size])
-            seed = int(rng.integers(SEED_LIMIT)) if model.manifest.seeded else 0
-            loss = model.train_step(batch.x, batch.y, plan.learning_rate, plan.proximal_mu, seed)
-            if not math.isfinite(loss):
-                raise NonFiniteTraining(f"the loss of step {len(losses) + 1} is not finite")
-            losses.append(loss)
+    for epoch, _step, rows in _walk(plan, len(examples), lambda _epoch: rng.permutation(len(examples))):
+        if outcome := stop():
+            raise Interrupted(outcome)
+        loss = _take_step(model, plan, examples, rng, epoch, rows)
+        losses += [] if loss is None else [loss]
     return Trained(model.delta(), len(losses), losses[0], losses[-1])
 
 
-def _check_plan(plan: Plan, model: Model, examples: Examples) -> None:
+def resume(
+    model: Model,
+    received: Weights,
+    plan: Plan,
+    examples: Batches,
+    progress: Progress,
+    *,
+    save: Callable[[Progress], None],
+    stop: Stop = never,
+    due: Callable[[], bool] = not_due,
+) -> Finished:
+    """Go on with a run from a savepoint, to its end or until it is stopped.
+
+    Guarantee: however often and wherever a run is stopped and taken up again from what was saved last, by whatever
+    process, its weights are bit for bit those of the run that was never stopped, as long as no example was deleted.
+    The order of an epoch depends on ``progress.order_seed`` and the epoch alone; a batch of which nothing is left is
+    skipped, and changes no other one.
+
+    Args:
+        model: Its weights are overwritten.
+        received: What the run began from, and `delta` and the FedProx term refer to.
+        plan: For this model's bundle.
+        examples: Those of the run's snapshot; one batch is in memory at a time.
+        progress: Where to go on; `beginning` makes the first.
+        save: Keeps a savepoint; called when `due` says so, and before the slice is stopped.
+        stop: Asked before every step.
+        due: Whether it is time for a savepoint; asked before every step but the first.
+
+    Raises:
+        Interrupted: `stop` named an outcome; what was reached was saved.
+        InvalidPlan, InvalidExamples, InvalidWeights, InterpreterFailed, NonFiniteTraining: As `train`.
+    """
+    _check_plan(plan, model, examples)
+    _begin(model, received)
+    model.set_weights(progress.weights)
+    model.set_slots(progress.slots)
+    rng = rng_from(progress.rng)
+
+    def saved(epoch: int, step: int) -> None:
+        weights, slots = model.get_weights(), model.get_slots()
+        save(replace(progress, epoch=epoch, step=step, rng=rng_state(rng), weights=weights, slots=slots))
+
+    taken = 0
+    order = _orders(progress.order_seed, len(examples))
+    walk = _walk(plan, len(examples), order, progress.epoch, progress.step)
+    for number, (epoch, step, rows) in enumerate(walk):
+        outcome = stop()
+        if number and (outcome or due()):
+            saved(epoch, step)
+        if outcome:
+            raise Interrupted(outcome)
+        taken += _take_step(model, plan, examples, rng, epoch, rows) is not None
+    if not taken and (progress.epoch, progress.step) == (0, 0):
+        raise InvalidExamples("none of the examples is left")
+    finished = Finished(model.delta(), model.get_weights(), taken)
+    if not plan.evaluates:
+        return finished
+    try:
+        return _evaluated(finished, model, received, examples, stop)
+    except Interrupted:
+        model.set_weights(finished.weights)
+        saved(plan.epochs, 0)
+        raise
+
+
+def beginning(model: Model, weights: Weights, snapshot: str, order_seed: int, rng: np.random.Generator) -> Progress:
+    """The savepoint before the first step: an optimiser that has taken none.
+
+    Args:
+        weights: What training begins from.
+        snapshot: Of the examples.
+        order_seed: 0 to 2^63 - 1; the orders of all epochs come from it.
+        rng: PCG64; seeds of dropout come from it.
+    """
+    slots = np.zeros(model.manifest.slot_values, np.float32)
+    return Progress(
+        epoch=0,
+        step=0,
+        order_seed=order_seed,
+        rng=rng_state(rng),
+        snapshot=snapshot,
+        weights=weights,
+        slots=slots,
+    )
+
+
+def _walk(
+    plan: Plan, count: int, order_of: Callable[[int], Rows], epoch: int = 0, step: int = 0
+) -> Iterator[tuple[int, int, Rows]]:
+    """Every step from one on: its epoch, its number, and the positions of its examples. An order is asked for once."""
+    per_epoch = -(-count // plan.batch_size)
+    last = plan.epochs * per_epoch if plan.max_steps is None else plan.max_steps
+    for current in range(epoch, plan.epochs):
+        first = step if current == epoch else 0
+        if first < per_epoch and current * per_epoch + first < last:
+            order = order_of(current)
+            for number in range(first, min(per_epoch, last - current * per_epoch)):
+                yield current, number, order[number * plan.batch_size : (number + 1) * plan.batch_size]
+
+
+def _orders(seed: int, count: int) -> Callable[[int], Rows]:
+    return lambda epoch: np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _begin(model: Model, weights: Weights) -> None:
+    model.set_weights(weights)
+    model.set_slots(np.zeros(model.manifest.slot_values, np.float32))
+    model.begin_round()
+
+
+def _take_step(
+    model: Model, plan: Plan, examples: Batches, rng: np.random.Generator, epoch: int, rows: Rows
+) -> float | None:
+    """Take one step and return its loss; None for a batch of which nothing is left. The seed is drawn in any case."""
+    batch = examples.take(rows)
+    seed = int(rng.integers(SEED_LIMIT)) if model.manifest.seeded else 0
+    if not len(batch):
+        return None
+    if not isinstance(examples, Examples):
+        check_examples(batch, model.manifest)
+    loss = model.train_step(batch.x, batch.y, plan.learning_rate_in(epoch), plan.proximal_mu, seed)
+    if not math.isfinite(loss):
+        raise NonFiniteTraining(f"a loss of epoch {epoch + 1} is not finite")
+    return loss
+
+
+def _evaluated(finished: Finished, model: Model, received: Weights, examples: Batches, stop: Stop) -> Finished:
+    after = _evaluate(model, examples, stop)
+    model.set_weights(received)
+    return replace(finished, before=_evaluate(model, examples, stop), after=after)
+
+
+def _evaluate(model: Model, examples: Batches, stop: Stop) -> Evaluation:
+    """As `Model.evaluate`, one batch in memory at a time; may be stopped between two."""
+    found: list[Evaluation] = []
+    for begin in range(0, len(examples), model.manifest.batch_size):
+        if outcome := stop():
+            raise Interrupted(outcome)
+        batch = examples.take(np.arange(begin, min(len(examples), begin + model.manifest.batch_size)))
+        found += [model.evaluate(batch)] if len(batch) else []
+    count = sum(one.count for one in found)
+    if not count:
+        raise InvalidExamples("none of the examples is left")
+    means = {name: sum(one.metrics[name] * one.count for one in found) / count for name in model.manifest.metrics}
+    return Evaluation(sum(one.loss * one.count for one in found) / count, means, count)
+
+
+def _check_plan(plan: Plan, model: Model, examples: Batches) -> None:
     manifest = model.manifest
     if plan.bundle_sha256 != model.bundle.sha256:
         raise InvalidPlan("the plan is for another bundle")
     if plan.batch_size > manifest.batch_size:
         raise InvalidPlan(f"batches of {plan.batch_size} do not fit a graph for {manifest.batch_size}")
-    check_examples(examples, manifest)
+    if isinstance(examples, Examples):
+        check_examples(examples, manifest)
     if len(examples) < plan.min_examples:
         raise InvalidExamples(f"{len(examples)} examples where the plan wants {plan.min_examples}")

@@ -266,7 +266,7 @@ def switched(state: State, *, off: bool) -> State:
 def seen_at(state: State, now_s: float) -> State:
     """Bring what lies in the future to now: the clock was set back, or was ahead when it was noted.
 
-    So that a wrong clock costs at most one deadline, counted anew from now. What clocks do to `usage`, the schedule says.
+    So that a wrong clock costs at most one deadline, counted anew from now. The schedule says what clocks do to `usage`.
     """
     held, restarted, asked_at_s = state.participation, state.restarted, state.release_asked_at_s
     if held is not None and held.assigned_at_s > now_s:
