@@ -95,7 +95,12 @@ def _rows_times_matrix(a: tf.Tensor, matrix: tf.Tensor, flipped: bool) -> Lowere
 
 
 def batched(a: tf.Tensor, b: tf.Tensor, flip_a: bool, flip_b: bool) -> tf.Tensor:
-    """A product of stacks of matrices, with at most one axis of stacks: more are slow on tflite-runtime 2.14."""
+    """A product of stacks of matrices, with at most one axis of stacks: more are slow on tflite-runtime 2.14.
+
+    That runtime computes nonsense for a left side to be transposed beside a right side whose stacks are of one matrix.
+    """
+    if flip_a and a.shape.rank >= b.shape.rank > 2 and set(b.shape.as_list()[:-2]) == {1}:
+        b = tf.reshape(b, b.shape.as_list()[-2:])
     if a.shape.rank > 3 and a.shape.rank == b.shape.rank and a.shape[:-2].as_list() == b.shape[:-2].as_list():
         stacks = [-1 if side is None else side for side in a.shape.as_list()[:-2]]
         flat = -1 if -1 in stacks else int(np.prod(stacks))
