@@ -46,6 +46,7 @@ def compacted(graph: bytes, weights: Sequence[Weights], storage: Storage) -> tup
     for subgraph in model.subgraphs:
         if any(_assigns_constant(model, subgraph, op) for op in subgraph.operators):
             _Initializer(model, subgraph, storage).rewrite()
+    _first_with_inputs(model)
     _strip(model)
     _share_buffers(model)
     builder = _Sharing(1 << 20)
@@ -170,6 +171,15 @@ def _assigns_constant(model: Any, subgraph: Any, op: Any) -> bool:
     tensor = subgraph.tensors[op.inputs[1]]
     raw = model.buffers[tensor.buffer].data
     return tensor.type == _Type.FLOAT32 and raw is not None and len(raw) > 0
+
+
+def _first_with_inputs(model: Any) -> None:
+    """Let the first subgraph be a signature that takes inputs: Java's `Interpreter` cannot run it without any."""
+    place = next(index for index, subgraph in enumerate(model.subgraphs) if len(subgraph.inputs))
+    model.subgraphs[0], model.subgraphs[place] = model.subgraphs[place], model.subgraphs[0]
+    moved = {0: place, place: 0}
+    for signature in model.signatureDefs:
+        signature.subgraphIndex = moved.get(signature.subgraphIndex, signature.subgraphIndex)
 
 
 def _strip(model: Any) -> None:

@@ -46,11 +46,13 @@ def _features(
     high = np.concatenate(highs).reshape(schema.shape)
     drawn = rng.random((count, *schema.shape))
     if schema.dtype == "int32":
-        return (schema.low + np.floor(drawn * (high - schema.low + 1))).astype(np.int32)
+        indices: Array = (schema.low + np.floor(drawn * (high - schema.low + 1))).astype(np.int32)
+        return indices
     values = np.clip(schema.low + drawn * (high - schema.low), schema.low, high)
     # indices beside numbers, in one float vector, are whole numbers all the same
     whole = np.concatenate([np.full(one.size, one.name in rows) for one in inputs]).reshape(schema.shape)
-    return np.where(whole, np.floor(values), values).astype(np.float32)
+    found: Array = np.where(whole, np.floor(values), values).astype(np.float32)
+    return found
 
 
 def _last_row(rows: Mapping[str, int], name: str, otherwise: float, inputs: int) -> float:
@@ -67,7 +69,8 @@ def _labels(spec: ExportSpec, count: int, rng: np.random.Generator) -> Array:
         return rng.integers(int(schema.low), int(schema.high) + 1, shape).astype(np.int32)
     if spec.loss is Loss.CROSS_ENTROPY:
         shares = rng.gamma(1.0, size=shape)
-        return (shares / shares.sum(-1, keepdims=True)).astype(np.float32)
+        found: Array = (shares / shares.sum(-1, keepdims=True)).astype(np.float32)
+        return found
     if spec.loss is Loss.BINARY_CROSS_ENTROPY:
         return rng.integers(0, 2, shape).astype(np.float32)
     return np.clip(rng.normal(size=shape), schema.low, schema.high).astype(np.float32)

@@ -63,6 +63,7 @@ def load(name: str, asked: Asked = NOTHING) -> tuple[keras.Model | tf.Module, Ex
     place, function_name = where(name)
     keras.utils.clear_session()
     keras.utils.set_random_seed(asked.seed or 0)
+    spec: ExportSpec | None
     if place == "zoo":
         model, spec = _of_zoo(function_name, asked)
     elif function_name:
@@ -73,12 +74,12 @@ def load(name: str, asked: Asked = NOTHING) -> tuple[keras.Model | tf.Module, Ex
         from model_export.derived import derived_spec
 
         spec = derived_spec(model, function_name or Path(place).stem, asked)
-    spec = spec_with(spec, asked)
+    found = spec_with(spec, asked)
     if not function_name and asked.seed is not None:
-        spec = replace(spec, seed=asked.seed)
+        found = replace(found, seed=asked.seed)
     if asked.lora_rank is not None:
-        add_adapters(model, asked.lora_rank, spec.trainable)
-    return model, spec
+        add_adapters(model, asked.lora_rank, found.trainable)
+    return model, found
 
 
 def _of_zoo(name: str, asked: Asked) -> tuple[keras.Model, ExportSpec]:

@@ -96,13 +96,12 @@ class _Oracle:
     def answers(self, batch: dict[str, Array]) -> tuple[Answer, ...]:
         """Of `evaluate` and `infer`."""
 
-        @tf.function(autograph=False)
         def answer(x: tf.Tensor, y: tf.Tensor, mask: tf.Tensor) -> tuple[Sums, Sums]:
             outputs = self._made.call(x, False)
             sums = _sums(objectives.trained_output(outputs, self._spec), y, mask, self._spec)
             return {**sums, "count": tf.reduce_sum(mask)}, objectives.named_outputs(outputs, self._spec)
 
-        sums, outputs = answer(*(tf.constant(batch[name]) for name in ("x", "y", "mask")))
+        sums, outputs = tf.function(answer, autograph=False)(*(tf.constant(batch[name]) for name in ("x", "y", "mask")))
         return (
             Answer("evaluate", batch, _arrays(sums)),
             Answer("infer", {"x": batch["x"]}, _arrays(outputs)),
@@ -114,6 +113,7 @@ class _Oracle:
         given = {**batch, "lr": np.array(course.learning_rate, np.float32), **self._seed(rng)}
         sums, gradients = self._gradients(batch, given)
         count = max(float(batch["mask"].sum()), 1.0)
+        noise = self._noise(batch, given, before, sums, gradients, count, rng)
         gradients = [gradient / count for gradient in gradients]
         if self._spec.proximal:
             given["mu"] = np.array(course.mu, np.float32)
@@ -128,12 +128,47 @@ class _Oracle:
             weight.variable.assign(shadow.value)
         outputs = _arrays(sums)
         outputs["loss"] = outputs.pop("loss_sum") / np.float32(count)
-        return Step(given, outputs, before, self.weights(), slots_before, self._slots(course.learning_rate))
+        return Step(given, outputs, before, self.weights(), slots_before, self._slots(course.learning_rate), noise)
+
+    def _noise(
+        self,
+        batch: dict[str, Array],
+        given: dict[str, Array],
+        before: dict[str, Array],
+        sums: Sums,
+        gradients: Sequence[tf.Tensor],
+        count: float,
+        rng: np.random.Generator,
+    ) -> dict[str, Array]:
+        """How far everything moves when weights and features are moved by one rounding; the weights are put back.
+
+        Adam divides a gradient by its own size, so nothing is said of the weights then.
+        """
+        kept = self.weights()
+        self._put({name: _moved(value, rng) for name, value in before.items()})
+        sums_moved, gradients_moved = self._gradients({**batch, "x": _moved(batch["x"], rng)}, given)
+        moved = self.weights()
+        self._put(kept)
+        found = {name: abs(float(sums_moved[name]) - float(value)) for name, value in sums.items()}
+        found["loss"] = found.pop("loss_sum") / count
+        found |= {name: float(np.abs(moved[name] - kept[name]).max()) for name in self._moving}
+        rate = float(given["lr"])
+        for weight, one, other in zip(self._learned, gradients, gradients_moved, strict=True):
+            apart = float(tf.reduce_max(tf.abs(other - one))) / count
+            name = weight.tensor.name
+            if isinstance(self._spec.optimizer, Adam):
+                largest = float(tf.reduce_max(tf.abs(one))) / count
+                found |= {f"adam_m_{name}": apart, f"adam_v_{name}": 2 * largest * apart}
+            else:
+                found |= {name: rate * apart, f"momentum_{name}": apart}
+        return {name: np.array(value) for name, value in found.items()}
 
     def private_step(self, batches: Sequence[dict[str, Array]], rng: np.random.Generator) -> PrivateStep:
         """Clip and add up the gradients of single examples, and take a step; the model keeps its weights."""
         before = self.weights()
-        examples, norms, total = [], [], [np.zeros(weight.tensor.shape, np.float64) for weight in self._learned]
+        examples: list[dict[str, Array]] = []
+        norms: list[float] = []
+        total = [np.zeros(weight.tensor.shape, np.float64) for weight in self._learned]
         for batch in batches:
             one = {"x": batch["x"][:1], "y": batch["y"][:1], **self._seed(rng)}
             _sums_of_one, gradients = self._gradients({**one, "mask": np.ones(1, np.float32)}, one)
@@ -232,6 +267,14 @@ def _sums(outputs: tf.Tensor, y: tf.Tensor, mask: tf.Tensor, spec: ExportSpec) -
     for metric in spec.metrics:
         values[metric.value] = objectives.per_example(objectives.METRICS[metric], outputs, y)
     return {name: tf.reduce_sum(value * mask) for name, value in values.items()}
+
+
+def _moved(values: Array, rng: np.random.Generator) -> Array:
+    """Each value up or down by one rounding; whole numbers stay."""
+    if values.dtype != np.float32:
+        return values
+    found: Array = (values * (1 + 2.0**-23 * rng.choice([-1.0, 1.0], values.shape))).astype(np.float32)
+    return found
 
 
 def _arrays(tensors: Sums) -> dict[str, Array]:

@@ -8,7 +8,7 @@ tflite-runtime cannot live beside TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,9 @@ Arrays = Mapping[str, Array]
 
 _OUTPUT_SLACK: Final = 10.0
 """Rounding adds up through the layers to an output; a step divides it by the batch and multiplies it by a rate."""
+_ROUNDING: Final = 2.0**-23
+_NOISE_SLACK: Final = 32.0
+"""A step rounds at every operator, and the noise is that of rounding once."""
 _NORM_SLACK: Final = 100.0
 """An interpreter that adds a million squares one after another in float32 loses so many times the usual."""
 
@@ -38,6 +41,8 @@ class Step:
         outputs: Of the signature `train`: the loss before the step, and the sums of the metrics.
         before, after: Weights by tensor name.
         slots_before, slots_after: The optimizer's memory by slot name; empty for plain SGD.
+        noise: How far each output, weight and slot moves when weights and features are moved by one rounding: what no
+            other order of additions can be held to. Single numbers by name.
     """
 
     inputs: Arrays
@@ -46,6 +51,7 @@ class Step:
     after: Arrays
     slots_before: Arrays
     slots_after: Arrays
+    noise: Arrays = field(default_factory=dict)
 
     @property
     def change(self) -> float:
@@ -98,7 +104,8 @@ class Difference:
         step: From 0; that of the recording.
         name: Of the tensor, slot or output.
         error: Largest absolute difference; infinite where either is not finite.
-        scale: Largest size of TensorFlow's, at least 1, and more for outputs and norms: what the error is measured against.
+        scale: What the error is measured against: the largest size of TensorFlow's, at least 1; more for outputs and
+            norms, and where rounding alone moves TensorFlow's own values.
     """
 
     signature: str
@@ -131,10 +138,10 @@ def _compare_step(call: Call, manifest: Manifest, index: int, step: Step) -> Ite
         call("begin_round", {})  # its slots are zero, as the recording's are
     elif manifest.slots:
         call("set_slots", step.slots_before)
-    yield from _differences("train", index, call("train", step.inputs), step.outputs)
-    yield from _differences("train", index, call("get_weights", {}), step.after)
+    yield from _differences("train", index, call("train", step.inputs), step.outputs, step.noise)
+    yield from _differences("train", index, call("get_weights", {}), step.after, step.noise)
     if manifest.slots:
-        yield from _differences("train", index, call("get_slots", {}), step.slots_after)
+        yield from _differences("train", index, call("get_slots", {}), step.slots_after, step.noise)
 
 
 def _compare_delta(call: Call, manifest: Manifest, anchor: Arrays) -> Iterator[Difference]:
@@ -157,10 +164,13 @@ def _compare_private(call: Call, private: PrivateStep) -> Iterator[Difference]:
     yield from _differences("apply", 0, call("get_weights", {}), private.after)
 
 
-def _differences(signature: str, step: int, ours: Arrays, theirs: Arrays) -> Iterator[Difference]:
+def _differences(
+    signature: str, step: int, ours: Arrays, theirs: Arrays, noise: Arrays | None = None
+) -> Iterator[Difference]:
     for name, expected in theirs.items():
         scale = float(np.abs(np.asarray(expected, np.float64)).max(initial=1.0))
         scale *= _NORM_SLACK if name == "norm" else _OUTPUT_SLACK if signature == "infer" else 1.0
+        scale = max(scale, _NOISE_SLACK / _ROUNDING * float((noise or {}).get(name, 0.0)))
         error = _distance(ours[name], expected) if name in ours else float("inf")
         yield Difference(
             signature=signature, step=step, name=name, error=error, scale=scale if np.isfinite(scale) else 1.0

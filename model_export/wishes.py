@@ -26,7 +26,9 @@ def wishes_of(asked: Asked) -> dict[str, Any]:
 
 def asked_from(wishes: Mapping[str, Any]) -> Asked:
     """The inverse of `wishes_of`."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in wishes.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in wishes.items()
+    }
     if (optimizer := wishes.get("optimizer")) is not None:
         values["optimizer"] = Adam(*optimizer["adam"]) if "adam" in optimizer else Sgd(optimizer["sgd"])
     if "loss" in wishes:

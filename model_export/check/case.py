@@ -16,7 +16,7 @@ from model_export.verify import Answer, Array, Arrays, PrivateStep, Recording, S
 
 GRAPH: Final = "graph.tflite"
 _MANIFEST, _FACTS, _RECORDING = "manifest.json", "facts.json", "recording.npz"
-_STEP: Final = ("inputs", "outputs", "before", "after", "slots_before", "slots_after")
+_STEP: Final = ("inputs", "outputs", "before", "after", "slots_before", "slots_after", "noise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def write_case(folder: Path, graph: bytes, manifest: Manifest, recording: Record
         arrays["private/norms/norms"] = np.array(private.norms)
         for part in ("applied", "before", "after"):
             _put(arrays, f"private/{part}", getattr(private, part))
-    np.savez(folder / _RECORDING, **arrays)  # type: ignore[arg-type]  # numpy's own stub takes one array type
+    np.savez(folder / _RECORDING, **arrays)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -16,7 +16,7 @@ from model_export.asked import Asked
 from model_export.check import judging
 from model_export.check.case import GRAPH, Facts, read_facts, read_manifest, read_recording
 from model_export.check.children import Ended, run_module
-from model_export.check.report import Exportation, Largest, Report, RuntimeReport, Timing
+from model_export.check.report import Exportation, Largest, Report, RuntimeReport, Timing, Verdict
 from model_export.check.stock import PACKAGES, installed
 from model_export.wishes import wishes_of
 
@@ -67,14 +67,14 @@ def _judged(
 ) -> Report:
     verdict, blamed = judging.verdict(facts, ended.sentence, runtimes, tolerance)
     exported = _exportation(folder, facts) if runtimes else None
-    trains = verdict is judging.Verdict.TRAINS
+    trains = verdict is Verdict.TRAINS
     sentence = judging.sentence(verdict, blamed, facts, ended.sentence, exported, runtimes, tolerance)
     if exported is None:
         return Report(
             version=VERSION, model=model, verdict=verdict, trains=trains, sentence=sentence, tolerance=tolerance,
             steps=steps, learning_rate=facts.learning_rate,
         )  # fmt: skip
-    change = max((step.change for step in read_recording(folder).steps), default=0.0)
+    steps_taken = read_recording(folder).steps
     return Report(
         version=VERSION,
         model=model,
@@ -88,7 +88,7 @@ def _judged(
         reach=judging.reach(runtimes),
         energy=judging.energy(runtimes, exported.batch_size),
         runtimes=tuple(runtimes),
-        warnings=judging.warnings(facts, read_manifest(folder), exported, runtimes, change, tolerance),
+        warnings=judging.warnings(facts, read_manifest(folder), exported, runtimes, steps_taken, tolerance),
         carriers=judging.carriers(exported.minimum_runtime),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from edge_runtime.protocol.bundle import Operator
 from model_export.check.report import Exportation, Report, RuntimeReport
@@ -84,7 +85,7 @@ def _operators(report: Report) -> tuple[Operator, ...]:
     return report.exportation.operators if report.exportation is not None else ()
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

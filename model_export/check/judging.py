@@ -21,6 +21,7 @@ from model_export.check.report import (
     Warned,
 )
 from model_export.check.words import byte_count, milliseconds
+from model_export.verify import Step
 
 PHONE_SLOWER: Final = 2.0
 """A phone's large core is taken to need so many times the CPU time measured here."""
@@ -51,6 +52,8 @@ SMALL_FILE_BYTES: Final = 400_000
 SLOW_ON_OLD: Final = 2.0
 SLOW_STEP_S: Final = 1.0
 MUCH_MEMORY_BYTES: Final = 200e6
+ROUNDING_NOISE: Final = 1e-4
+"""From here on, a step depends on the order of additions."""
 LITTLE_CHANGE: Final = 500.0
 """Times the tolerance: a largest change of a weight below this would hide a wrong gradient."""
 
@@ -151,13 +154,14 @@ def _yes(exportation: Exportation | None, runtimes: Sequence[RuntimeReport]) -> 
 
 
 def warnings(
-    facts: Facts, manifest: Manifest, exportation: Exportation, runtimes: Sequence[RuntimeReport], change: float,
-    tolerance: float,
+    facts: Facts, manifest: Manifest, exportation: Exportation, runtimes: Sequence[RuntimeReport],
+    steps: Sequence[Step], tolerance: float,
 ) -> tuple[Warned, ...]:  # fmt: skip
     """What to know before training, most serious first."""
     found: list[tuple[Concern, str] | None] = [
         _diverging(facts),
-        _little_change(change, tolerance),
+        _little_change(steps, tolerance),
+        _rounding(steps),
         _indices(facts, manifest),
         *_costs(runtimes),
         _old_runtime(runtimes),
@@ -181,7 +185,18 @@ def _diverging(facts: Facts) -> tuple[Concern, str] | None:
     )
 
 
-def _little_change(change: float, tolerance: float) -> tuple[Concern, str] | None:
+def _rounding(steps: Sequence[Step]) -> tuple[Concern, str] | None:
+    noise = max((float(one) for step in steps for one in step.noise.values()), default=0.0)
+    if noise <= ROUNDING_NOISE:
+        return None
+    return Concern.ROUNDING_MATTERS, (
+        f"moving weights and features by one rounding moves TensorFlow's own step by {noise:.1e}, so no more than that "
+        "can be asked of an interpreter; usually BatchNormalization over few values: a larger batch or input helps"
+    )
+
+
+def _little_change(steps: Sequence[Step], tolerance: float) -> tuple[Concern, str] | None:
+    change = max((step.change for step in steps), default=0.0)
     if change > LITTLE_CHANGE * tolerance:
         return None
     return Concern.LITTLE_CHANGE, (

@@ -42,6 +42,7 @@ class Concern(StrEnum):
     SLOW_STEP = "slow-step"
     MUCH_MEMORY = "much-memory"
     TENSORFLOW_DIVERGES = "tensorflow-diverges"
+    ROUNDING_MATTERS = "rounding-matters"
     LITTLE_CHANGE = "little-change"
     RUNTIME_NOT_TRIED = "runtime-not-tried"
 

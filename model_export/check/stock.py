@@ -26,6 +26,7 @@ def installed() -> dict[str, str]:
 def open_stock(graph: bytes, runtime: str) -> Call:
     """Load a graph into a stock interpreter, on one thread."""
     interpreter = _class(runtime)(model_content=graph, num_threads=1)
+    interpreter.allocate_tensors()  # XNNPACK is only put in here on TFLite 2.14
     runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
 
     def call(signature: str, inputs: Arrays) -> Arrays:

@@ -95,7 +95,7 @@ def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     mine = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
     parameters = [*mine, *spec]
-    del run.__wrapped__  # type: ignore[attr-defined]  # typer would look at the command itself
+    del run.__wrapped__  # typer would look at the command itself
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run

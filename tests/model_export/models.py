@@ -150,13 +150,13 @@ def frozen_statistics() -> Made:
 
 def recurrent() -> Made:
     """Every recurrent layer, as Keras builds it, forwards and backwards in time."""
-    words = layers.Input((5,), dtype="int32")
+    words = layers.Input((3,), dtype="int32")
     x = layers.Embedding(11, 6)(words)
     x = layers.Bidirectional(layers.GRU(4, return_sequences=True))(x)
     x = layers.LSTM(5, return_sequences=True)(x)
     x = layers.SimpleRNN(5, return_sequences=True)(x)
     model = keras.Model(words, layers.Dense(11)(x))
-    schema = Schema(shape=(5,), dtype="int32", low=0, high=10)
+    schema = Schema(shape=(3,), dtype="int32", low=0, high=10)
     spec = ExportSpec(name="recurrent", features=schema, labels=schema, batch_size=3)
     return Made(model, spec)
 
@@ -348,6 +348,8 @@ def exported_again(name: str) -> tuple[str, str]:
 
 def with_seed(seed: int | None) -> tuple[bytes, bytes]:
     """The checkpoint of a model exported with fresh weights, and the weights that the model itself keeps."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
     made = small("seeded", seed=seed)
     kept = b"".join(np.asarray(one).tobytes() for one in made.model.weights)
     return export(made.model, made.spec, TENANT_KEY).checkpoint, kept

@@ -112,6 +112,17 @@ def off_by(relative: float | None) -> RuntimeReport:
     return replace(LITERT, largest=(found,), errors_by_step=(relative,))
 
 
+def step_of(change: float = 0.1, noise: float = 0.0) -> Step:
+    before, after = (np.full((6, 3), value, np.float32) for value in (0.0, change))
+    return Step(
+        inputs={}, outputs={}, before={"kernel": before}, after={"kernel": after}, slots_before={}, slots_after={},
+        noise={"kernel": np.array(noise)},
+    )  # fmt: skip
+
+
+STEPS: Final = [step_of()]
+
+
 def report_of(*runtimes: RuntimeReport, facts: Facts = FACTS, died: str = "") -> Report:
     verdict, blamed = judging.verdict(facts, died, runtimes, TOLERANCE)
     exportation = EXPORTATION if runtimes else None
@@ -128,7 +139,7 @@ def report_of(*runtimes: RuntimeReport, facts: Facts = FACTS, died: str = "") ->
         reach=judging.reach(runtimes),
         energy=judging.energy(runtimes, 20),
         runtimes=runtimes,
-        warnings=judging.warnings(facts, MANIFEST, EXPORTATION, runtimes, 0.1, TOLERANCE) if runtimes else (),
+        warnings=judging.warnings(facts, MANIFEST, EXPORTATION, runtimes, STEPS, TOLERANCE) if runtimes else (),
         carriers=judging.carriers("2.11.0"),
     )
 
@@ -197,34 +208,35 @@ MOVING: Final = Tensor(name="norm_moving_mean", shape=(3,), trainable=True, role
 
 
 @pytest.mark.parametrize(
-    ("concern", "facts", "manifest", "exportation", "runtimes", "change"),
+    ("concern", "facts", "manifest", "exportation", "runtimes", "steps"),
     [
-        (Concern.LABELS_UNCHECKED, FACTS, CLASSES_OF_TEN, EXPORTATION, [LITERT], 0.1),
-        (Concern.INDICES_UNCHECKED, replace(FACTS, table_rows={"user": 1}), MANIFEST, EXPORTATION, [LITERT], 0.1),
+        (Concern.LABELS_UNCHECKED, FACTS, CLASSES_OF_TEN, EXPORTATION, [LITERT], STEPS),
+        (Concern.INDICES_UNCHECKED, replace(FACTS, table_rows={"user": 1}), MANIFEST, EXPORTATION, [LITERT], STEPS),
         (
             Concern.BATCH_STATISTICS,
             replace(FACTS, layers=("BatchNormalization",)),
             replace(MANIFEST, tensors=(*MANIFEST.tensors, MOVING)),
             EXPORTATION,
             [LITERT],
-            0.1,
+            STEPS,
         ),
-        (Concern.LARGE_REPORT, FACTS, MANIFEST, replace(EXPORTATION, report_bytes=9_000_000), [LITERT], 0.1),
-        (Concern.DROPOUT_STEPS, FACTS, replace(MANIFEST, seeded=True), EXPORTATION, [LITERT], 0.1),
-        (Concern.LARGE_GRAPH, FACTS, MANIFEST, replace(EXPORTATION, operations=3_001), [LITERT], 0.1),
-        (Concern.LARGE_FILE, FACTS, MANIFEST, replace(EXPORTATION, graph_bytes=500_000), [LITERT], 0.1),
-        (Concern.SLOW_ON_OLD_RUNTIME, FACTS, MANIFEST, EXPORTATION, [timed(step_ms=5.0), TFLITE], 0.1),
-        (Concern.SLOW_STEP, FACTS, MANIFEST, EXPORTATION, [timed(step_ms=501.0)], 0.1),
-        (Concern.MUCH_MEMORY, FACTS, MANIFEST, EXPORTATION, [timed(peak_memory_bytes=201_000_000)], 0.1),
-        (Concern.TENSORFLOW_DIVERGES, replace(FACTS, finite=False), MANIFEST, EXPORTATION, [LITERT], 0.1),
-        (Concern.LITTLE_CHANGE, FACTS, MANIFEST, EXPORTATION, [LITERT], 1e-4),
+        (Concern.LARGE_REPORT, FACTS, MANIFEST, replace(EXPORTATION, report_bytes=9_000_000), [LITERT], STEPS),
+        (Concern.DROPOUT_STEPS, FACTS, replace(MANIFEST, seeded=True), EXPORTATION, [LITERT], STEPS),
+        (Concern.LARGE_GRAPH, FACTS, MANIFEST, replace(EXPORTATION, operations=3_001), [LITERT], STEPS),
+        (Concern.LARGE_FILE, FACTS, MANIFEST, replace(EXPORTATION, graph_bytes=500_000), [LITERT], STEPS),
+        (Concern.SLOW_ON_OLD_RUNTIME, FACTS, MANIFEST, EXPORTATION, [timed(step_ms=5.0), TFLITE], STEPS),
+        (Concern.SLOW_STEP, FACTS, MANIFEST, EXPORTATION, [timed(step_ms=501.0)], STEPS),
+        (Concern.MUCH_MEMORY, FACTS, MANIFEST, EXPORTATION, [timed(peak_memory_bytes=201_000_000)], STEPS),
+        (Concern.TENSORFLOW_DIVERGES, replace(FACTS, finite=False), MANIFEST, EXPORTATION, [LITERT], STEPS),
+        (Concern.ROUNDING_MATTERS, FACTS, MANIFEST, EXPORTATION, [LITERT], [step_of(noise=2e-4)]),
+        (Concern.LITTLE_CHANGE, FACTS, MANIFEST, EXPORTATION, [LITERT], [step_of(change=1e-4)]),
         (
             Concern.RUNTIME_NOT_TRIED,
             FACTS,
             MANIFEST,
             EXPORTATION,
             [LITERT, RuntimeReport(name="tflite", package="")],
-            0.1,
+            STEPS,
         ),
     ],
     ids=lambda value: value.value if isinstance(value, Concern) else "",
@@ -235,11 +247,11 @@ def test_a_concern_is_raised_by_its_cause_alone(
     manifest: Manifest,
     exportation: Exportation,
     runtimes: list[RuntimeReport],
-    change: float,
+    steps: list[Step],
 ) -> None:
-    found = judging.warnings(facts, manifest, exportation, runtimes, change, TOLERANCE)
+    found = judging.warnings(facts, manifest, exportation, runtimes, steps, TOLERANCE)
     assert [one.concern for one in found] == [concern]
-    assert judging.warnings(FACTS, MANIFEST, EXPORTATION, [LITERT, TFLITE], 0.1, TOLERANCE) == ()
+    assert judging.warnings(FACTS, MANIFEST, EXPORTATION, [LITERT, TFLITE], STEPS, TOLERANCE) == ()
 
 
 @pytest.mark.parametrize(
@@ -273,6 +285,7 @@ def recording() -> Recording:
         after=arrays("kernel", "b"),
         slots_before={},
         slots_after=arrays("momentum_kernel"),
+        noise={"kernel": np.array(0.5)},
     )
     private = PrivateStep((arrays("x", "y"), arrays("x")), (0.5, 2.0), arrays("lr"), arrays("kernel"), arrays("kernel"))
     return Recording((step,) * 11, (Answer("infer", arrays("x"), arrays("output")),), private)
