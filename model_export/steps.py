@@ -18,7 +18,7 @@ from model_export.gradients.trace import Key
 from model_export.spec import ExportSpec
 from model_export.subject import Subject
 
-_CACHED_BYTES: Final = 210000
+_CACHED_BYTES: Final = 420_000
 """Of the largest layer's output for one part of a batch: with what is computed from it, it stays in a cache of 2 MB."""
 _WORTH_PARTS_BYTES: Final = 1_000_000
 """From here on, a layer's output for the whole batch leaves the cache."""

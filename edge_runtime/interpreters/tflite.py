@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 
 import numpy as np
 
-from edge_runtime.interpreters import Array, failures_translated, runtime_name
+from edge_runtime.interpreters import failures_translated, runtime_name
+from edge_runtime.interpreters.signatures import Signatures
 from edge_runtime.protocol.errors import InterpreterMissing
 
 
-class TFLite:
+class TFLite(Signatures):
     """An `Interpreter` on tflite-runtime.
 
     Raises:
@@ -23,21 +23,13 @@ class TFLite:
         check_process()
         from tflite_runtime.interpreter import Interpreter
 
-        self.runtime = runtime_name("tflite")
-        with failures_translated(self.runtime, "load the graph"):
+        runtime = runtime_name("tflite")
+        with failures_translated(runtime, "load the graph"):
             interpreter = Interpreter(model_content=graph, num_threads=threads)
             # XNNPACK is only put in here. A signature that is asked for first runs without it, twice as long, and some
             # graphs end the process then.
             interpreter.allocate_tensors()
-            self._runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
-
-    def signatures(self) -> tuple[str, ...]:
-        return tuple(sorted(self._runners))
-
-    def call(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        runner = self._runners[signature]
-        with failures_translated(self.runtime, f"run {signature}"):
-            return dict(runner(**inputs))
+            super().__init__(interpreter, runtime)
 
 
 def check_process() -> None:

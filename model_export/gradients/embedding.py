@@ -36,10 +36,4 @@ def lookup(op: tf.Operation, table: tf.Tensor, indices: tf.Tensor, *axis: tf.Ten
     return lowered(y, backward)
 
 
-def one_hot(indices: tf.Tensor, depth: int) -> tf.Tensor:
-    """Rows with a 1 at an index and 0 elsewhere: shape (*indices, depth), float32; exact below 2^24."""
-    classes = tf.constant(np.arange(depth, dtype=np.float32))
-    return tf.nn.relu(1.0 - tf.abs(classes - tf.expand_dims(tf.cast(indices, tf.float32), -1)))
-
-
 RULES: Final[Mapping[str, Rule]] = {"Gather": lookup, "GatherV2": lookup, "ResourceGather": lookup}

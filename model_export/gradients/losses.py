@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import tensorflow as tf
 
-from model_export.gradients.embedding import one_hot
 from model_export.gradients.rule import Lowered, Rule
 
 _LEAST_SHARE: Final = 1e-37
@@ -16,7 +15,7 @@ _LEAST_SHARE: Final = 1e-37
 
 def sparse_cross_entropy(op: tf.Operation, logits: tf.Tensor, labels: tf.Tensor) -> Lowered:
     """SparseSoftmaxCrossEntropyWithLogits: -log softmax(logits)[label] for each row."""
-    return _cross_entropy(logits, one_hot(labels, logits.shape[-1]))
+    return _sparse(logits, labels, lambda place: -tf.gather_nd(tf.nn.log_softmax(logits), place))
 
 
 def trained_sparse_cross_entropy(op: tf.Operation, logits: tf.Tensor, labels: tf.Tensor) -> Lowered:
@@ -24,15 +23,27 @@ def trained_sparse_cross_entropy(op: tf.Operation, logits: tf.Tensor, labels: tf
 
     The gradient is exact. The loss itself is -log of at least 10⁻³⁷: it stops at 85 nats.
     """
-    label = one_hot(labels, logits.shape[-1])
     shares = tf.nn.softmax(logits)
-    loss = -tf.math.log(tf.maximum(tf.reduce_sum(shares * label, -1), _LEAST_SHARE))
-    slope = shares - label
+    return _sparse(logits, labels, lambda place: -tf.math.log(tf.maximum(tf.gather_nd(shares, place), _LEAST_SHARE)))
+
+
+def _sparse(logits: tf.Tensor, labels: tf.Tensor, loss_at: Callable[[tf.Tensor], tf.Tensor]) -> Lowered:
+    """The one-hot rows are scattered: a few writes instead of four passes over all classes.
+
+    A label that is no class would write beyond a row, so labels are bounded; who calls the graph has refused it before.
+    """
+    classes = logits.shape[-1]
+    bounded = tf.minimum(tf.maximum(tf.cast(labels, tf.int32), 0), classes - 1)
+    rows = tf.range(tf.shape(logits)[0]) if logits.shape[0] is None else tf.range(logits.shape[0])
+    place = tf.stack([rows, bounded], 1)
+    ones = tf.ones_like(rows, tf.float32)
+    label = tf.scatter_nd(place, ones, tf.shape(logits) if logits.shape[0] is None else logits.shape)
+    slope = tf.nn.softmax(logits) - label
 
     def backward(dloss: tf.Tensor, _dslope: tf.Tensor | None) -> tuple[tf.Tensor, None]:
         return tf.expand_dims(dloss, -1) * slope, None
 
-    return Lowered((loss, slope), backward)
+    return Lowered((loss_at(place), slope), backward)
 
 
 def cross_entropy(op: tf.Operation, logits: tf.Tensor, shares: tf.Tensor) -> Lowered:

@@ -1,4 +1,7 @@
-"""`python -m tests.bench [ids…]`: measure, print a table, and write `build/bench.json`."""
+"""`python -m tests.bench [parts…]`: measure, print a table, and write `build/bench.json`.
+
+Parts are summing, checkins, training and exporting; all of them by default.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,24 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import checkins, summing, training
+from tests.bench import checkins, exporting, summing, training
+from tests.bench.measure import Row
 
 OUT = Path("build/bench.json")
+PARTS: dict[str, Callable[[Path], list[Row]]] = {
+    "summing": summing.rows,
+    "checkins": checkins.rows,
+    "training": training.rows,
+    "exporting": exporting.rows,
+}
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
-        rows = [row for part in (summing, checkins, training) for row in part.rows(Path(name))]
+        rows = [row for part in sys.argv[1:] or PARTS for row in PARTS[part](Path(name))]
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
     for row in rows:
