@@ -9,7 +9,7 @@ from importlib import resources
 
 from model_export.check import pictures
 from model_export.check.report import Exportation, Report, RuntimeReport
-from model_export.check.words import byte_count, error, milliseconds, percent
+from model_export.check.words import NO_BREAK, byte_count, error, milliseconds, percent
 
 
 def page(report: Report) -> str:
@@ -119,7 +119,7 @@ def _cost(report: Report) -> str:
         (
             one.package,
             milliseconds(one.timing.step_ms),
-            f"{milliseconds(one.timing.low_ms)} to {milliseconds(one.timing.high_ms)}",
+            _from_to(one.timing.low_ms, one.timing.high_ms),
             milliseconds(one.timing.open_ms),
             byte_count(one.timing.peak_memory_bytes),
         )
@@ -142,6 +142,12 @@ def _cost(report: Report) -> str:
     return _section(
         "cost", "What it costs", "", f'<div class="pair">{chart}<div class="card">{table}{energy}</div></div>'
     )
+
+
+def _from_to(low_ms: float, high_ms: float) -> str:
+    """The quartiles in a narrow column."""
+    low, high = milliseconds(low_ms), milliseconds(high_ms)
+    return high if low == high else f"{low.partition(NO_BREAK)[0]}–{high}" if low[-2:] == high[-2:] else f"{low}–{high}"
 
 
 def _needs(report: Report, found: Exportation) -> str:

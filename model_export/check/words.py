@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-_NARROW = "\N{NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def byte_count(total: float) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if total >= size:
             value = total / size
-            return f"{value:.0f}{_NARROW}{unit}" if value >= 100 else f"{value:.1f}{_NARROW}{unit}"
-    return f"{total:.0f}{_NARROW}B"
+            return f"{value:.0f}{NO_BREAK}{unit}" if value >= 100 else f"{value:.1f}{NO_BREAK}{unit}"
+    return f"{total:.0f}{NO_BREAK}B"
 
 
 def milliseconds(value: float) -> str:
     if value >= 10_000:
-        return f"{value / 1000:.0f}{_NARROW}s"
+        return f"{value / 1000:.0f}{NO_BREAK}s"
     if value >= 1000:
-        return f"{value / 1000:.1f}{_NARROW}s"
-    return f"{value:.0f}{_NARROW}ms" if value >= 10 else f"{value:.2g}{_NARROW}ms"
+        return f"{value / 1000:.1f}{NO_BREAK}s"
+    return f"{value:.0f}{NO_BREAK}ms" if value >= 10 else f"{value:.2g}{NO_BREAK}ms"
 
 
 def percent(share: float) -> str:
     """A share of a battery; small ones keep two digits."""
     value = 100 * share
     return (
-        f"{value:.0f}{_NARROW}%" if value >= 10 else f"{value:.2g}{_NARROW}%" if value >= 0.001 else f"<0.001{_NARROW}%"
+        f"{value:.0f}{NO_BREAK}%"
+        if value >= 10
+        else f"{value:.2g}{NO_BREAK}%"
+        if value >= 0.001
+        else f"<0.001{NO_BREAK}%"
     )
 
 
