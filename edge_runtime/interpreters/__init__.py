@@ -1,4 +1,4 @@
-"""The seam to a TFLite interpreter: ai-edge-litert where it is installed, tflite-runtime otherwise; Java and Swift by name.
+"""The seam to a TFLite interpreter: ai-edge-litert where it is installed, tflite-runtime otherwise; Java or Swift.
 
 Nothing is imported before an interpreter is opened, so that a host app can ask for the runtime's name for free.
 """
@@ -84,21 +84,21 @@ def _bridged(runtime: str | None, graph: bytes, threads: int) -> Interpreter:
 
 @contextlib.contextmanager
 def failures_translated(
-    runtime: str, doing: str, *raised: type[Exception]
+    runtime: str, doing: str, raised: tuple[type[Exception], ...] = (RuntimeError, ValueError)
 ) -> Iterator[None]:
     """Turn what a runtime raises into a refusal with the cause chained; the cause's text is of the runtime's making.
 
     Args:
         runtime: Package and version.
         doing: "load the graph".
-        raised: What it raises; by default RuntimeError and ValueError.
+        raised: What it raises.
 
     Raises:
         InterpreterFailed: The runtime raised.
     """
     try:
         yield
-    except raised or (RuntimeError, ValueError) as problem:
+    except raised as problem:
         raise InterpreterFailed(f"{runtime} could not {doing}") from problem
 
 

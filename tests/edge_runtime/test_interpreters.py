@@ -42,8 +42,8 @@ def test_the_fallback_is_taken_where_litert_is_missing(monkeypatch: pytest.Monke
 
 
 def test_an_unknown_runtime_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="no runtime is called 'java'"):
-        open_interpreter(b"", "java")
+    with pytest.raises(ValueError, match="no runtime is called 'kotlin'"):
+        open_interpreter(b"", "kotlin")
 
 
 def test_tflite_refuses_to_be_loaded_after_tensorflow(workers: Workers) -> None:
