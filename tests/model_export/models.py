@@ -346,13 +346,13 @@ def exported_again(name: str) -> tuple[str, str]:
     return found.bundle_sha256, found.checkpoint_sha256
 
 
-def with_seed(seed: int | None) -> tuple[bytes, bytes]:
-    """The checkpoint of a model exported with fresh weights, and the weights that the model itself keeps."""
+def with_seed(seed: int) -> tuple[bytes, bytes]:
+    """The checkpoint of a model exported with fresh weights, and the weights that the model itself has afterwards."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     made = small("seeded", seed=seed)
-    kept = b"".join(np.asarray(one).tobytes() for one in made.model.weights)
-    return export(made.model, made.spec, TENANT_KEY).checkpoint, kept
+    checkpoint = export(made.model, made.spec, TENANT_KEY).checkpoint
+    return checkpoint, b"".join(np.asarray(one).tobytes() for one in made.model.weights)
 
 
 def losses_of_keras() -> dict[str, tuple[float, float]]:

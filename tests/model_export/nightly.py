@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from model_export.spec import Exported
 from model_export.zoo import ZOO
@@ -54,11 +55,11 @@ def checks(name: str) -> Iterator[tuple[str, Callable[[], str]]]:
     try:
         exported, recording = workers["tensorflow"].run("tests.model_export.models:case", name)
         for runtime in RUNTIMES:
-            yield f"steps {runtime}", lambda runtime=runtime: _steps(workers, exported, recording, runtime)
+            yield f"steps {runtime}", partial(_steps, workers, exported, recording, runtime)
         if name in LONG:
             for runtime in RUNTIMES:
-                yield f"memory {runtime}", lambda runtime=runtime: _memory(workers, exported, runtime)
-                yield f"repeated {runtime}", lambda runtime=runtime: _repeated(workers, exported, runtime)
+                yield f"memory {runtime}", partial(_memory, workers, exported, runtime)
+                yield f"repeated {runtime}", partial(_repeated, workers, exported, runtime)
     finally:
         workers.close()
 

@@ -170,20 +170,18 @@ def test_verify_catches_a_slightly_wrong_gradient(workers: Workers) -> None:
     assert {"hidden_kernel", "hidden_bias"} <= wrong
 
 
-@pytest.mark.parametrize("name", ["dense", "normalized"])
-def test_one_model_gives_the_same_bytes(workers: Workers, cases: Cases, name: str) -> None:
-    first = cases(name)[0]
-    again = workers["tensorflow"].run("tests.model_export.models:exported_again", name)
+def test_one_model_gives_the_same_bytes(workers: Workers, cases: Cases) -> None:
+    first = cases("momentum")[0]
+    again = workers["tensorflow"].run("tests.model_export.models:exported_again", "momentum")
     assert again == (first.bundle_sha256, first.checkpoint_sha256)
 
 
 def test_a_seed_gives_fresh_weights_and_leaves_the_model_alone(workers: Workers) -> None:
     run = workers["tensorflow"].run
-    (own, kept), (first, kept_too), (other, _) = (
-        run("tests.model_export.models:with_seed", seed) for seed in (None, 1, 2)
-    )
+    (first, kept), (other, kept_too) = (run("tests.model_export.models:with_seed", seed) for seed in (1, 2))
     assert kept == kept_too
-    assert len({own, first, other}) == 3
+    assert first != other
+    assert kept not in first
 
 
 @pytest.mark.parametrize(
