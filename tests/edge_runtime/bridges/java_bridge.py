@@ -230,16 +230,16 @@ class Tensor:
             translated(self._native.write, self._key, self._name, value.flat())
 
 
-class Options:
+class InterpreterOptions:
     def __init__(self) -> None:
         self.threads, self.xnnpack = -1, True
 
-    def setNumThreads(self, numThreads: int) -> Options:
+    def setNumThreads(self, numThreads: int) -> InterpreterOptions:
         assert type(numThreads) is int
         self.threads = numThreads
         return self
 
-    def setUseXNNPACK(self, useXNNPACK: bool) -> Options:
+    def setUseXNNPACK(self, useXNNPACK: bool) -> InterpreterOptions:
         self.xnnpack = useXNNPACK
         return self
 
@@ -247,9 +247,9 @@ class Options:
 class Interpreter:
     """org.tensorflow.lite.Interpreter."""
 
-    Options: Final = Options
+    Options = InterpreterOptions
 
-    def __init__(self, byteBuffer: ByteBuffer, options: Options) -> None:
+    def __init__(self, byteBuffer: ByteBuffer, options: InterpreterOptions) -> None:
         if not byteBuffer.direct or byteBuffer.byte_order != ByteOrder.nativeOrder():
             raise IllegalArgumentException(
                 "Model ByteBuffer should be either a MappedByteBuffer of the model file, or a direct ByteBuffer using "
