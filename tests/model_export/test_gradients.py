@@ -1,54 +1,75 @@
-"""Each gradient of built-in operators is TensorFlow's own, to rounding."""
+"""Every rule gives TensorFlow's own values and gradients, on both interpreters, for fixed and for unknown batches.
+
+The oracle is the unchanged operator, run eagerly and differentiated by `GradientTape`. `comparison` has the tolerance.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.model_export.comparison import Lot
 from tests.workers import Workers
 
-TOLERANCE = 5e-6
-
-CONVOLUTIONS = [
-    # size, window and filters, stride
-    ((7, 6, 2), (3, 3, 4), (1, 1)),
-    ((7, 6, 2), (2, 3, 4), (1, 1)),
-    ((8, 7, 3), (3, 3, 4), (2, 2)),
-    ((9, 7, 3), (5, 4, 2), (2, 3)),
-    ((7, 6, 2), (1, 1, 4), (1, 1)),
-    ((7, 6, 2), (1, 1, 4), (2, 2)),
-    ((7, 6, 10), (3, 3, 12), (1, 1)),
-    ((9, 9, 10), (3, 3, 12), (3, 2)),
-]
-POOLINGS = [
-    # size, window, stride
-    ((8, 6), (2, 2), (2, 2)),
-    ((9, 7), (2, 2), (2, 2)),
-    ((9, 7), (3, 2), (3, 2)),
-    ((9, 7), (3, 3), (2, 2)),
-    ((8, 7), (3, 3), (1, 1)),
-    ((9, 8), (2, 2), (3, 3)),
-]
+UNASKED = {
+    *("All", "Any", "ArgMax", "ArgMin", "Ceil", "Const", "Equal", "Floor", "FloorDiv", "Greater", "GreaterEqual"),
+    *(
+        "IsFinite",
+        "IsInf",
+        "IsNan",
+        "Less",
+        "LessEqual",
+        "LinSpace",
+        "LogicalAnd",
+        "LogicalNot",
+        "LogicalOr",
+        "NotEqual",
+    ),
+    *("OneHot", "OnesLike", "PreventGradient", "Prod", "Range", "Rank", "Rint", "Round", "Shape", "Sign", "Size"),
+    *("StopGradient", "Where", "ZerosLike"),
+}
+"""Operators that pass no gradient on; that TensorFlow gives none either is compared all the same."""
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(("size", "kernel", "stride"), CONVOLUTIONS)
-def test_convolution(workers: Workers, size: object, kernel: object, stride: object, padding: str) -> None:
-    error = workers["tensorflow"].run("tests.model_export.operators:convolution", size, kernel, stride, padding)
-    assert error <= TOLERANCE * 4  # sums of up to 120 products
+@pytest.fixture(scope="module")
+def lot(workers: Workers) -> Lot:
+    found: Lot = workers["tensorflow"].run("tests.model_export.lots:of_operators", 2, 0)
+    return found
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize(("size", "window", "stride"), POOLINGS)
-@pytest.mark.parametrize("kind", ["max", "average"])
-def test_pooling(workers: Workers, kind: str, size: object, window: object, stride: object, padding: str) -> None:
-    error = workers["tensorflow"].run("tests.model_export.operators:pooling", kind, size, window, stride, padding)
-    assert error <= TOLERANCE
+def test_every_rule_has_a_case(workers: Workers) -> None:
+    rules, cases, draws = workers["tensorflow"].run("tests.model_export.lots:names")
+    assert rules == cases
+    assert draws, "random numbers have tests of their own"
 
 
-@pytest.mark.parametrize("kind", ["relu", "tanh", "sigmoid"])
-def test_activation(workers: Workers, kind: str) -> None:
-    assert workers["tensorflow"].run("tests.model_export.operators:activation", kind) <= TOLERANCE
+def test_every_rule_is_exercised_and_differentiated(lot: Lot, workers: Workers) -> None:
+    rules, _cases, _draws = workers["tensorflow"].run("tests.model_export.lots:names")
+    assert lot.exercised == rules
+    assert lot.differentiated == rules - UNASKED
 
 
-def test_product(workers: Workers) -> None:
-    assert workers["tensorflow"].run("tests.model_export.operators:product") <= TOLERANCE
+def test_values_and_gradients_are_those_of_tensorflow(lot: Lot) -> None:
+    assert not lot.problems
+    assert sum(len(group.outputs) for group in lot.groups) > 400
+
+
+@pytest.mark.parametrize("runtime", ["litert", "tflite"])
+def test_both_interpreters_give_the_same(workers: Workers, lot: Lot, runtime: str) -> None:
+    assert {group.signature for group in lot.groups} == {"fixed", "dynamic"}
+    assert workers[runtime].run("tests.model_export.comparison:on_interpreter", lot, runtime) == []
+
+
+MUTANTS = (
+    "the last of several maxima",
+    "a mean that forgets its factor",
+    "a convolution without its dilation",
+    "a padding that is one-sided",
+    "a relu that lets a thousandth through",
+    "repeats that are averaged",
+    "a filter that is a hundred-thousandth too large",
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_wrong_rule_is_noticed(workers: Workers, mutant: str) -> None:
+    assert workers["tensorflow"].run("tests.model_export.lots:of_mutant", mutant)
