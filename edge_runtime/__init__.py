@@ -1,6 +1,7 @@
 """What an app bundles: numpy, cryptography, an HTTP client, and a TFLite interpreter behind a seam. Nothing else.
 
-The names below are loaded on first use, so that importing `edge_runtime.protocol` brings in nothing of them.
+The names below are loaded on first use, so that importing `edge_runtime.protocol` brings in nothing of them. All else
+is imported from its module.
 """
 
 from __future__ import annotations
@@ -9,51 +10,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge_runtime.driver import Driver, Retries, Unreachable, http_client, over_http
+    from edge_runtime.conditions import Conditions
+    from edge_runtime.example_store import Collection
     from edge_runtime.examples import Examples
-    from edge_runtime.model import Model, open_model
-    from edge_runtime.privacy import private_report
-    from edge_runtime.protocol.keys import SigningKey, TrustRoots
-    from edge_runtime.session.enrol import Installation, enrol
-    from edge_runtime.session.visit import Offer, visit
-    from edge_runtime.training import train
+    from edge_runtime.network import Network
+    from edge_runtime.outcomes import Happened, SliceEnd, Why
+    from edge_runtime.protocol.bundle import Schema
+    from edge_runtime.protocol.errors import Refusal
+    from edge_runtime.protocol.keys import PublicKey, TrustRoots
+    from edge_runtime.protocol.policy import Policy
+    from edge_runtime.runtime import Runtime
+    from edge_runtime.schedule import Floors
+    from edge_runtime.session import Unreachable
+    from edge_runtime.session.enrol import Installation
 
 _HOMES = {
-    "Driver": "driver",
+    "Collection": "example_store",
+    "Conditions": "conditions",
     "Examples": "examples",
+    "Floors": "schedule",
+    "Happened": "outcomes",
     "Installation": "session.enrol",
-    "Model": "model",
-    "Offer": "session.visit",
-    "Retries": "driver",
-    "SigningKey": "protocol.keys",
+    "Network": "network",
+    "Policy": "protocol.policy",
+    "PublicKey": "protocol.keys",
+    "Refusal": "protocol.errors",
+    "Runtime": "runtime",
+    "Schema": "protocol.bundle",
+    "SliceEnd": "outcomes",
     "TrustRoots": "protocol.keys",
-    "Unreachable": "driver",
-    "enrol": "session.enrol",
-    "http_client": "driver",
-    "open_model": "model",
-    "over_http": "driver",
-    "private_report": "privacy",
-    "train": "training",
-    "visit": "session.visit",
+    "Unreachable": "session",
+    "Why": "outcomes",
 }
 
 __all__ = [
-    "Driver",
+    "Collection",
+    "Conditions",
     "Examples",
+    "Floors",
+    "Happened",
     "Installation",
-    "Model",
-    "Offer",
-    "Retries",
-    "SigningKey",
+    "Network",
+    "Policy",
+    "PublicKey",
+    "Refusal",
+    "Runtime",
+    "Schema",
+    "SliceEnd",
     "TrustRoots",
     "Unreachable",
-    "enrol",
-    "http_client",
-    "open_model",
-    "over_http",
-    "private_report",
-    "train",
-    "visit",
+    "Why",
 ]
 
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edge_runtime.network import Meter, Network
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Problem
 from edge_runtime.protocol.errors import ClockSkew, Malformed
-from edge_runtime.protocol.keys import SigningKey, device_id
+from edge_runtime.protocol.keys import SigningKey, device_id, digest
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.signing import NONCE_BYTES, sign_request
-from edge_runtime.session import Request, Response, Session
+from edge_runtime.session import Request, Response, Session, Unreachable
 
 Result = TypeVar("Result")
+
+__all__ = ["Driver", "Meter", "Retries", "Send", "Unreachable", "connected", "http_client", "over_http", "time_limit"]
 
 LATEST_SERVER_TIME = 10**11
 """Seconds since the epoch. A later time, or a negative one, cannot be signed and is nobody's clock."""
 
+LONGEST_RETRY_AFTER_S = 30 * 86_400.0
+"""A longer `Retry-After` is nobody's."""
+
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class Unreachable(Exception):
-    """The network, or the other end of it, gave no answer to any try."""
 
 
 Send = Callable[[Request, dict[str, str]], Response]
@@ -40,6 +46,11 @@ class Retries:
 
     tries: int = 3
     pause_s: float = 5.0
+
+    @property
+    def patience_s(self) -> float:
+        """A longer delay that a server names ends the visit instead."""
+        return self.tries * self.pause_s
 
 
 @dataclass(slots=True)
@@ -89,6 +100,7 @@ class Driver:
         corrected = False
         tried = 0
         while tried < self.retries.tries:
+            pause_s = self.retries.pause_s
             try:
                 response = self.send(request, self._signature(request))
             except Unreachable as problem:
@@ -97,12 +109,14 @@ class Driver:
                 if not corrected and self._corrects_clock(response):
                     corrected = True
                     continue
-                if response.status not in RETRIED_STATUSES:
+                named_s = asked_delay_s(response)
+                if response.status not in RETRIED_STATUSES or named_s > self.retries.patience_s:
                     return response
+                pause_s = max(pause_s, named_s)
                 failure = Unreachable(f"the coordinator answered HTTP {response.status}")
             tried += 1
             if tried < self.retries.tries:
-                self.sleep(self.retries.pause_s)
+                self.sleep(pause_s)
         raise failure or Unreachable("no try was allowed")
 
     def _signature(self, request: Request) -> dict[str, str]:
@@ -136,24 +150,100 @@ def time_limit(seconds: float, clock: Callable[[], float] = time.monotonic) -> C
     return lambda: Outcome.TIME_LIMIT if clock() >= limit else None
 
 
-def over_http(client: httpx.Client) -> Send:
+def asked_delay_s(response: Response) -> float:
+    """How long an answer asks to wait, in its problem or its `Retry-After`; 0 if it does not."""
+    try:
+        named_s = wire.decode(Problem, response.body).retry_after_s
+    except Malformed:
+        named_s = None
+    return max(named_s or 0.0, response.retry_after_s or 0.0)
+
+
+def over_http(client: httpx.Client, meter: Meter | None = None) -> Send:
     """Send through an HTTP client whose `base_url` is the coordinator.
 
-    An answer is taken as it comes, never unpacked, and no further than the request's limit.
+    An answer is taken as it comes, never unpacked, and no further than the request's limit. With a sink, what it lacks
+    is asked for, and put into it part by part: a transfer that breaks is taken up where it broke.
     """
+    meter = meter or Meter()
 
     def send(request: Request, headers: dict[str, str]) -> Response:
         plainly = {**headers, "accept-encoding": "identity"}
+        if request.sink is not None and request.sink.held_bytes:
+            plainly["range"] = f"bytes={request.sink.held_bytes}-"
+        meter.count(len(request.path) + len(request.body) + _header_bytes(plainly.items()))
         try:
             with client.stream(request.method, request.path, content=request.body, headers=plainly) as answer:
-                body = bytearray()
-                for part in answer.iter_raw():
-                    body += part
-                    if len(body) > request.answer_limit_bytes:
-                        raise Unreachable(f"{request.method} {request.path}: the answer is too long")
-                return Response(answer.status_code, bytes(body))
+                meter.count(_header_bytes(answer.headers.items()))
+                return _received(request, answer, meter)
         except (httpx.TransportError, httpx.InvalidURL) as problem:
             raise Unreachable(f"{request.method} {request.path}: {problem}") from problem
+
+    return send
+
+
+def metered(send: Send, meter: Meter) -> Send:
+    """Tell a meter what another way of sending carries; of its headers, those that are known here."""
+
+    def counting(request: Request, headers: dict[str, str]) -> Response:
+        meter.count(len(request.path) + len(request.body) + _header_bytes(headers.items()))
+        response = send(request, headers)
+        meter.count(len(response.body) + _header_bytes(()))
+        return response
+
+    return counting
+
+
+def _received(request: Request, answer: httpx.Response, meter: Meter) -> Response:
+    into = request.sink if answer.status_code in (200, 206) else None
+    body = bytearray()
+    if into is not None and not _continues(answer, into.held_bytes):
+        into.restart()
+        if answer.status_code == 206:
+            raise Unreachable(f"{request.method} {request.path}: another part came than was asked for")
+    announced = answer.headers.get("content-length", "")
+    missing = int(announced) if announced.isdecimal() and len(announced) < 19 else -1
+    for part in answer.iter_raw():
+        meter.count(len(part))
+        missing -= len(part)
+        if into is not None:
+            into.write(part)
+        else:
+            body += part
+        if (len(body) if into is None else into.held_bytes) > request.answer_limit_bytes:
+            raise Unreachable(f"{request.method} {request.path}: the answer is too long")
+        if missing != 0:
+            meter.go_on()
+    return Response(answer.status_code, bytes(body), _retry_after_s(answer.headers.get("retry-after", "")))
+
+
+def _continues(answer: httpx.Response, held_bytes: int) -> bool:
+    """Whether the answer begins where the sink ends."""
+    begins = answer.headers.get("content-range", "").startswith(f"bytes {held_bytes}-")
+    return begins if answer.status_code == 206 else not held_bytes
+
+
+def _retry_after_s(text: str) -> float | None:
+    """Its form in seconds; a date is not believed, as nobody knows whose clock it is by."""
+    named = float(text) if text.isdecimal() and len(text) < 10 else None
+    return None if named is None or named > LONGEST_RETRY_AFTER_S else named
+
+
+def _header_bytes(headers: Iterable[tuple[str, str]]) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers) + 20
+
+
+def first_to_answer(sends: Sequence[Send]) -> Send:
+    """Send to the first address; to the next where that one gives no answer."""
+
+    def send(request: Request, headers: dict[str, str]) -> Response:
+        failure = Unreachable("there is no address")
+        for one in sends:
+            try:
+                return one(request, headers)
+            except Unreachable as problem:
+                failure = problem
+        raise failure
 
     return send
 
@@ -161,3 +251,62 @@ def over_http(client: httpx.Client) -> Send:
 def http_client(coordinator: str, *, connect_s: float = 10.0, read_s: float = 60.0) -> httpx.Client:
     """A client for the coordinator at this address, with limits on connecting and on every read, in seconds."""
     return httpx.Client(base_url=coordinator, timeout=httpx.Timeout(read_s, connect=connect_s), trust_env=False)
+
+
+@contextlib.contextmanager
+def connected(network: Network, meter: Meter | None = None) -> Iterator[Send]:
+    """Reach a coordinator as an app describes the way to it; every connection is closed at the end."""
+    verify = tls_context(network)
+    with contextlib.ExitStack() as open_clients:
+        clients = [
+            open_clients.enter_context(
+                httpx.Client(
+                    base_url=address,
+                    timeout=httpx.Timeout(network.read_s, connect=network.connect_s),
+                    trust_env=False,
+                    proxy=network.proxy,
+                    verify=verify,
+                )
+            )
+            for address in network.addresses
+        ]
+        yield first_to_answer([over_http(client, meter) for client in clients])
+
+
+def tls_context(network: Network) -> ssl.SSLContext:
+    """Certificates are checked as always and, with pins, the coordinator's own key too, before a request is sent."""
+    context = httpx.create_ssl_context(trust_env=False)
+    if network.ca_file is not None:
+        context = ssl.create_default_context(cafile=str(network.ca_file))
+    if network.pins:
+        context.sslsocket_class = _pinned(ssl.SSLSocket, network.pins)
+        context.sslobject_class = _pinned(ssl.SSLObject, network.pins)  # TLS within a TLS proxy
+    return context
+
+
+Tls = TypeVar("Tls", ssl.SSLSocket, ssl.SSLObject)
+
+
+def _pinned(kind: type[Tls], pins: Collection[bytes]) -> type[Tls]:
+    """A connection that ends its handshake with a look at the key.
+
+    Source: https://docs.python.org/3/library/ssl.html#ssl.SSLContext.sslsocket_class.
+    """
+
+    class Pinned(kind):  # type: ignore[misc, valid-type]
+        def do_handshake(self, *args: bool) -> None:
+            super().do_handshake(*args)
+            if key_pin(self.getpeercert(binary_form=True) or b"") not in pins:
+                raise ssl.SSLCertVerificationError("the certificate's key is not one that this app pins")
+
+    return Pinned
+
+
+def key_pin(certificate: bytes) -> bytes:
+    """SHA-256 of a certificate's public key, as `Network.pins` has it.
+
+    Args:
+        certificate: DER.
+    """
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    return digest(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))

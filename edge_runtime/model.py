@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.examples import Examples, Features, Labels, check_examples, check_features, check_labels, check_rows
-from edge_runtime.interpreters import Array, Interpreter, open_interpreter
+from edge_runtime.interpreters import Array, Interpreter, open_interpreter, runtime_name
 from edge_runtime.protocol.bundle import SEED_LIMIT, Bundle, Tensor
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.errors import (
@@ -256,6 +256,39 @@ class Model:
     def _require_private_steps(self) -> None:
         if not set(_FOR_PRIVATE_STEPS) <= set(self.manifest.signatures):
             raise InvalidPlan("the bundle was exported without private steps")
+
+
+class Engine(Protocol):
+    """What opens bundles: the wheels of an interpreter, or a bridge to the system's."""
+
+    @property
+    def name(self) -> str:
+        """Package and version, for check-ins.
+
+        Raises:
+            InterpreterMissing: There is none.
+        """
+
+    def open(self, bundle: Bundle) -> Model:
+        """Load a verified bundle.
+
+        Raises:
+            InterpreterMissing, InterpreterFailed, MalformedBundle: As they say.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The interpreter of that name ("litert", "tflite"), or the preferred one of those that are installed."""
+
+    runtime: str | None = None
+
+    @property
+    def name(self) -> str:
+        return runtime_name(self.runtime)
+
+    def open(self, bundle: Bundle) -> Model:
+        return open_model(bundle, self.runtime)
 
 
 def open_model(bundle: Bundle, runtime: str | None = None) -> Model:

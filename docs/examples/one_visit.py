@@ -1,65 +1,71 @@
-"""Enrol a device and make one visit: check in and, when chosen, train on local examples and report."""
+"""One device: examples go into its store, and slices of work run until a report was sent."""
 
-import secrets
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 from edge_runtime import (
-    Driver,
+    Collection,
+    Conditions,
     Examples,
+    Floors,
+    Happened,
     Installation,
-    Offer,
+    Network,
+    Policy,
+    PublicKey,
+    Runtime,
+    Schema,
     TrustRoots,
-    enrol,
-    http_client,
-    open_model,
-    over_http,
-    private_report,
-    train,
-    visit,
 )
-from edge_runtime.driver import time_limit
-from edge_runtime.identity import load_identity
-from edge_runtime.interpreters import runtime_name
-from edge_runtime.protocol.keys import PublicKey
-from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.session.visit import Work
-from edge_runtime.training import Interrupted
+from edge_runtime.conditions.linux import LinuxSource
+from edge_runtime.protocol.policy import Thermal
 
-COORDINATOR, TENANT, POPULATION = "http://127.0.0.1:8470", "acme", "digits"
 # Compiled into a real app; here they come from the command line.
 ROOTS = TrustRoots(
     tenant=PublicKey(bytes.fromhex(sys.argv[1])),
     coordinator=PublicKey(bytes.fromhex(sys.argv[2])),
 )
+STATE = Path("device-state")
+# The loosest policy that this app accepts: for a first look, on a machine that somebody uses.
+FLOORS = Floors(
+    limits=Policy(needs_idle=False, first_run_delay_s=0.0, min_interval_s=1.0),
+    assumed=Conditions(metered=False, thermal=Thermal.NONE, power_saver=False, charging=True),
+)
+DIGITS = Collection(
+    name="digits",
+    features=Schema(shape=(28, 28, 1), dtype="float32", low=0.0, high=1.0),
+    labels=Schema(shape=(), dtype="int32", low=0, high=9),
+    max_rows=1000,
+    max_bytes=10_000_000,
+    time_to_live_s=30 * 86_400.0,
+    dedupe=True,
+)
+
+
+def app_key() -> bytes:
+    """A real app takes 32 secret bytes from the system's key store."""
+    return bytes(32)
+
+
 rng = np.random.default_rng()
-# What the app has learnt from its owner; made up here. The manifest says which shape, dtype and range fit.
-examples = Examples(x=rng.random((40, 28, 28, 1), np.float32), y=rng.integers(0, 10, 40).astype(np.int32))
-
-
-def run_plan(work: Work) -> bytes | Outcome:
-    """Train and make the report. Plan, bundle and checkpoint were verified before this is called."""
-    stop = time_limit(work.plan.time_limit_s)  # ask battery, power and network here too
-    try:
-        trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, examples, rng, stop=stop)
-    except Interrupted as interrupted:
-        return interrupted.outcome
-    return private_report(work.participation, trained.delta, work.plan, rng)
-
-
-key = load_identity(Path("device-state"))
-with http_client(COORDINATOR) as client:
-    driver = Driver(key=key, tenant=TENANT, send=over_http(client))
-    driver.run(enrol(Installation(TENANT, POPULATION, "my-app", "1.0", sys.platform), key.public))
-    offer = Offer(
-        tenant=TENANT,
-        population=POPULATION,
-        visit=secrets.token_hex(16),
-        runtime=runtime_name(),
-        examples=len(examples),
-    )
-    end = driver.run(visit(offer, ROOTS, {}, run_plan))
-again_s = end.after_s + end.spread_s * secrets.SystemRandom().random()
-sys.stdout.write(f"{end.reason}; come back in {again_s:.0f} s\n")
+with Runtime(
+    STATE,
+    Network(coordinator="http://127.0.0.1:8470"),
+    Installation("acme", "digits", "my-app", "1.0", sys.platform),
+    ROOTS,
+    source=LinuxSource(STATE),
+    key=app_key,
+    floors=FLOORS,
+    log=lambda sentence: sys.stderr.write(sentence + "\n"),
+) as runtime:
+    runtime.declare(DIGITS)
+    # What the app has learnt from its owner; made up here.
+    runtime.add("digits", Examples(rng.random((40, 28, 28, 1), np.float32), rng.integers(0, 10, 40, np.int32)))
+    end = runtime.run_slice(deadline_s=585.0)
+    while end.happened is Happened.WAITING and end.come_back_s < 60:
+        time.sleep(end.come_back_s)
+        end = runtime.run_slice(deadline_s=585.0)
+sys.stdout.write(f"{end.happened}: {end.reason}; come back in {end.come_back_s:.0f} s\n")

@@ -9,8 +9,9 @@ from typing import TypeAlias, TypeVar
 
 Told = TypeVar("Told")
 
-RunSlice: TypeAlias = Callable[[float, Callable[[], bool]], bool]
-"""(seconds it may take, whether the system wants it to end) to whether work is left."""
+RunSlice: TypeAlias = Callable[[float, Callable[[], bool]], object]
+"""(seconds it may take, whether the system wants it to end) to whether work is left: by its truth, so that
+`Runtime.run_slice` fits."""
 
 Start: TypeAlias = Callable[[Callable[[], None]], None]
 
@@ -87,7 +88,7 @@ class Slices:
     def _work(self, stop: threading.Event, ended: Callable[[Ended], None]) -> None:
         succeeded = more = False
         try:
-            more = self._run_slice(self._deadline_s, stop.is_set)
+            more = bool(self._run_slice(self._deadline_s, stop.is_set))
             succeeded = True
         finally:
             self._stop = None

@@ -41,6 +41,8 @@ class Identity:
     seed: bytes = field(repr=False)
     tenant: str
     device_id: str
+    known: bool = False
+    """The coordinator enrolled it."""
 
     def __post_init__(self) -> None:
         wire.require(len(self.seed) == PUBLIC_KEY_BYTES, "a device key has 32 bytes")
@@ -65,6 +67,8 @@ class Visited:
     at_s: float
     reason: str
     round: int | None = None
+    times: int = 1
+    """How often in a row it was so; `at_s` is the last time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +111,15 @@ class State:
     usage: Usage | None = None
     """What this device has given so far, and when it may come back; None before `installed`."""
     policy: Policy | None = None
-    """What the coordinator sent last; None for the protocol's own."""
+    """What the coordinator sent last; None where it sent none: the app's floors hold."""
     asking: str | None = None
     """The visit whose check-in was not answered yet."""
     visits: tuple[Visited, ...] = ()
     """The last `VISITS_KEPT`, oldest first."""
     release: Held | None = None
     release_asked_at_s: float | None = None
+    release_wanted: bool = False
+    """The app infers."""
     personal: Personal | None = None
     switched_off: bool = False
     """By the coordinator's kill switch."""
@@ -146,6 +152,16 @@ def installed(state: State, now_s: float) -> State:
         return state
     usage = Usage(installed_at=now_s)
     return replace(state, usage=replace(usage, last_participation_at=now_s) if state.restarted else usage)
+
+
+def asking(state: State, visit: str) -> State:
+    """Check in under this visit, until an answer to it is on disk."""
+    return replace(state, asking=visit)
+
+
+def told(state: State, policy: Policy | None) -> State:
+    """Take on what the coordinator says of when to work; that it answers at all takes its switch back."""
+    return replace(state, policy=policy, switched_off=False)
 
 
 def assigned(state: State, assignment: Assignment, population: str, now_s: float) -> State:
@@ -248,7 +264,10 @@ def used(state: State, now_s: float) -> Usage:
 
 
 def noted_visit(state: State, visit: Visited) -> State:
-    """Note how a slice ended. The same reason at the same time again is the same visit."""
+    """Note how a slice ended. The same end as before, outside of rounds, is counted and not listed again."""
+    before = state.visits[-1:]
+    if [(one.reason, one.round) for one in before] == [(visit.reason, None)]:
+        return replace(state, visits=(*state.visits[:-1], replace(visit, times=before[0].times + 1)))
     return replace(state, visits=(*state.visits, visit)[-VISITS_KEPT:])
 
 
@@ -263,10 +282,33 @@ def switched(state: State, *, off: bool) -> State:
     return replace(state, switched_off=off)
 
 
+def left(state: State) -> State:
+    """Forget all but who to take out at the coordinator."""
+    return State(identity=state.identity, opted_out=True)
+
+
+def dropped(state: State, outcome: Outcome, now_s: float) -> State:
+    """End what is under way without a word to the coordinator; nothing may be."""
+    if state.participation is None:
+        return state
+    unsent = state.participation.phase in (Phase.ASSIGNED, Phase.TRAINING, Phase.SEALED)
+    return refused(given_up(state, outcome) if unsent else state, now_s)
+
+
+def wanting_release(state: State) -> State:
+    """The app infers: slices keep its model up to date from now on."""
+    return replace(state, release_wanted=True, release_asked_at_s=None)
+
+
+def released(state: State, release: Held | None, now_s: float) -> State:
+    """Note which model is on disk for inference; None keeps what was there."""
+    return replace(state, release=release or state.release, release_asked_at_s=now_s)
+
+
 def seen_at(state: State, now_s: float) -> State:
     """Bring what lies in the future to now: the clock was set back, or was ahead when it was noted.
 
-    So that a wrong clock costs at most one deadline, counted anew from now. The schedule says what clocks do to `usage`.
+    So that a wrong clock costs at most one deadline, counted anew from now. Of `usage` the schedule takes care.
     """
     held, restarted, asked_at_s = state.participation, state.restarted, state.release_asked_at_s
     if held is not None and held.assigned_at_s > now_s:

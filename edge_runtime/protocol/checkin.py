@@ -95,7 +95,7 @@ class CheckInAnswer:
     assignment: Assignment | None
     retry: RetryWindow | None
     policy: Policy | None = None
-    """When the device may work from now on; null for the protocol's own policy."""
+    """When the device may work from now on; null where no operator said so."""
 
     def __post_init__(self) -> None:
         wire.require(wire.fits_version(self), "version 1 has no policy")

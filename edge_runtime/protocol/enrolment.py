@@ -73,7 +73,7 @@ class Enrolled:
     retry_after_s: float
     """When to check in, in seconds."""
     policy: Policy | None = None
-    """When the device may work; null for the protocol's own policy."""
+    """When the device may work; null where no operator said so: the app's floors hold."""
 
     def __post_init__(self) -> None:
         wire.require(wire.fits_version(self), "version 1 has no policy")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Problem
@@ -15,6 +15,27 @@ from edge_runtime.protocol.errors import Malformed, Unavailable, refusal_named
 
 Result = TypeVar("Result")
 Message = TypeVar("Message")
+
+
+class Unreachable(Exception):
+    """The network, or the other end of it, gave no answer to any try."""
+
+
+class Sink(Protocol):
+    """Where a long answer is put as it comes, so that what came is not fetched again."""
+
+    @property
+    def held_bytes(self) -> int:
+        """How much it has."""
+
+    def write(self, part: bytes) -> None:
+        """Take the next bytes."""
+
+    def restart(self) -> None:
+        """Forget everything: the answer comes from its beginning."""
+
+    def content(self) -> bytes:
+        """All it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +47,16 @@ class Request:
     body: bytes = b""
     answer_limit_bytes: int = wire.MESSAGE_LIMIT_BYTES
     """Whoever sends it reads no longer answer: a coordinator cannot fill a phone."""
+    sink: Sink | None = None
+    """Of an immutable answer: whoever sends it may ask for what is missing, put it here, and answer with nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     status: int
     body: bytes
+    retry_after_s: float | None = None
+    """What the answer's `Retry-After` asks for, in seconds: a proxy's or the coordinator's."""
 
 
 Session: TypeAlias = Generator[Request, Response, Result]
@@ -46,16 +71,28 @@ def ask(path: str, message: object, kind: type[Message], method: str = "POST") -
     return wire.decode(kind, accepted((yield Request(method, path, wire.encode(message)))))
 
 
+def fetch(path: str, limit_bytes: int, sink: Sink | None = None) -> Session[bytes]:
+    """Fetch immutable bytes; with a sink, only what it lacks.
+
+    Raises:
+        Refusal: The coordinator refused.
+    """
+    body = accepted((yield Request("GET", path, answer_limit_bytes=limit_bytes, sink=sink)))
+    return sink.content() if sink is not None and not body else body
+
+
 def accepted(response: Response) -> bytes:
     """Return the body of an answer that accepts.
 
     Raises:
         Refusal: The coordinator refused, by the code it sent.
     """
-    if response.status == 200:
+    if response.status in (200, 206):
         return response.body
     try:
         problem = wire.decode(Problem, response.body)
     except Malformed:
-        raise Unavailable(f"the answer is HTTP {response.status} and not the coordinator's") from None
-    raise refusal_named(problem.code, problem.detail, problem.retry_after_s)
+        sentence = f"the answer is HTTP {response.status} and not the coordinator's"
+        raise Unavailable(sentence, retry_after_s=response.retry_after_s) from None
+    after_s = response.retry_after_s if problem.retry_after_s is None else problem.retry_after_s
+    raise refusal_named(problem.code, problem.detail, after_s)

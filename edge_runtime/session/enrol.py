@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled, Evidence
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled, Evidence, Left
 from edge_runtime.protocol.keys import PublicKey
-from edge_runtime.session import Session, ask
+from edge_runtime.session import Request, Session, accepted, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ def enrol(installation: Installation, key: PublicKey) -> Session[Enrolled]:
         Refusal: The coordinator refused.
     """
     message = Enrol(
-        version=1,
+        version=Enrol.VERSION,
         tenant=installation.tenant,
         population=installation.population,
         public_key=key.raw,
@@ -37,3 +38,12 @@ def enrol(installation: Installation, key: PublicKey) -> Session[Enrolled]:
         evidence=Evidence.NONE,
     )
     return (yield from ask(ENROL_PATH, message, Enrolled))
+
+
+def leave() -> Session[Left]:
+    """Take the device out for ever; doing it again is harmless.
+
+    Raises:
+        Refusal: The coordinator refused.
+    """
+    return wire.decode(Left, accepted((yield Request("DELETE", DEVICE_PATH))))

@@ -30,8 +30,8 @@ from edge_runtime.protocol.keys import TrustRoots, digest
 from edge_runtime.protocol.plan import Plan, verify_plan
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import RELEASE_PATH, Released, ReleaseQuery
-from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, outcome_path, report_path
-from edge_runtime.session import Request, Session, accepted, ask
+from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt, outcome_path, report_path
+from edge_runtime.session import Request, Session, accepted, ask, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +82,50 @@ def visit(offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train) -> Se
     Raises:
         Refusal: The coordinator refused the check-in, the report or the outcome.
     """
-    message = CheckIn(
-        version=1,
-        population=offer.population,
-        visit=offer.visit,
-        runtime=offer.runtime,
-        examples=bucketed(offer.examples),
-    )
-    answer = yield from ask(CHECK_IN_PATH, message, CheckInAnswer)
+    answer = yield from check_in(offer)
     if answer.assignment is not None:
         return (yield from _take_part(answer.assignment, offer, roots, bundles, train))
     if answer.retry is None:
         raise Malformed("the answer to a check-in is an assignment or a retry window")
     return VisitEnd(reason=answer.retry.reason, after_s=answer.retry.after_s, spread_s=answer.retry.spread_s)
+
+
+def check_in(offer: Offer) -> Session[CheckInAnswer]:
+    """Offer the device.
+
+    Raises:
+        Refusal: The coordinator refused.
+    """
+    message = CheckIn(
+        version=CheckIn.VERSION,
+        population=offer.population,
+        visit=offer.visit,
+        runtime=offer.runtime,
+        examples=bucketed(offer.examples),
+    )
+    return (yield from ask(CHECK_IN_PATH, message, CheckInAnswer))
+
+
+def verified_plan(raw: bytes, signature: bytes, tenant: str, population: str, roots: TrustRoots) -> Plan:
+    """Return the plan of an assignment if it is for this device.
+
+    Raises:
+        Refusal: The tenant did not sign it, or it is for another population, or impossible.
+    """
+    plan = verify_plan(raw, signature, roots.tenant)
+    if (plan.tenant, plan.population) != (tenant, population):
+        raise InvalidPlan("the plan is for another population")
+    return plan
+
+
+def give_up(participation: str, reason: Outcome, costs: Costs | None = None) -> Session[OutcomeNoted]:
+    """Say why there will be no report.
+
+    Raises:
+        Refusal: The coordinator refused.
+    """
+    note = OutcomeNote(version=OutcomeNote.VERSION, reason=reason, costs=costs)
+    return (yield from ask(outcome_path(participation), note, OutcomeNoted))
 
 
 def current_release(population: str, held_sha256: str | None) -> Session[Released]:
@@ -114,7 +145,7 @@ def fetch_bundle(sha256: str, roots: TrustRoots, bundles: Bundles) -> Session[Bu
         Refusal: It was refused, or is not what its digest and the tenant key say.
     """
     if sha256 not in bundles:
-        raw = accepted((yield Request("GET", bundle_path(sha256), answer_limit_bytes=BUNDLE_LIMIT_BYTES)))
+        raw = yield from fetch(bundle_path(sha256), BUNDLE_LIMIT_BYTES)
         bundles[sha256] = verify_bundle(raw, sha256, roots.tenant)
     return bundles[sha256]
 
@@ -126,7 +157,7 @@ def fetch_checkpoint(sha256: str, bundle: Bundle, roots: TrustRoots) -> Session[
         Refusal: It was refused, or is not what its digest and the coordinator key say.
     """
     limit = max(checkpoint_bytes(bundle.manifest.parameters), wire.MESSAGE_LIMIT_BYTES)
-    raw = accepted((yield Request("GET", checkpoint_path(sha256), answer_limit_bytes=limit)))
+    raw = yield from fetch(checkpoint_path(sha256), limit)
     return verify_checkpoint(
         raw,
         sha256,
@@ -141,9 +172,7 @@ def _take_part(
 ) -> Session[VisitEnd]:
     refused_as = Outcome.PLAN_REFUSED
     try:
-        plan = verify_plan(assignment.plan, assignment.plan_signature, roots.tenant)
-        if (plan.tenant, plan.population) != (offer.tenant, offer.population):
-            raise InvalidPlan("the plan is for another population")
+        plan = verified_plan(assignment.plan, assignment.plan_signature, offer.tenant, offer.population, roots)
         refused_as = Outcome.BUNDLE_REFUSED
         bundle = yield from fetch_bundle(plan.bundle_sha256, roots, bundles)
         refused_as = Outcome.CHECKPOINT_REFUSED
@@ -159,24 +188,30 @@ def _take_part(
             )
         )
     except Refusal as refusal:
-        report = _OUTCOMES.get(type(refusal), refused_as)
+        report = outcome_of(refusal, refused_as)
     if isinstance(report, Outcome):
-        return (yield from _give_up(assignment, report))
-    return (yield from _report(assignment, report))
-
-
-def _give_up(assignment: Assignment, reason: Outcome) -> Session[VisitEnd]:
-    note = OutcomeNote(version=1, reason=reason)
-    noted = yield from ask(outcome_path(assignment.participation), note, OutcomeNoted)
-    return VisitEnd(reason=reason, after_s=noted.retry_after_s, round=assignment.round)
-
-
-def _report(assignment: Assignment, report: bytes) -> Session[VisitEnd]:
-    body = accepted((yield Request("PUT", report_path(assignment.participation), report)))
-    receipt = wire.decode(Receipt, body)
-    if receipt.participation != assignment.participation or receipt.report_sha256 != digest(report).hex():
-        raise Malformed("the receipt is for another report")
+        noted = yield from give_up(assignment.participation, report)
+        return VisitEnd(reason=report, after_s=noted.retry_after_s, round=assignment.round)
+    receipt = yield from send_report(assignment.participation, report)
     return VisitEnd(reason=Wait.REPORTED, after_s=receipt.retry_after_s, round=assignment.round, bytes_up=len(report))
+
+
+def send_report(participation: str, report: bytes) -> Session[Receipt]:
+    """Send a report; the same one again gets the same receipt.
+
+    Raises:
+        Refusal: The coordinator refused, or its receipt is for another report.
+    """
+    body = accepted((yield Request("PUT", report_path(participation), report)))
+    receipt = wire.decode(Receipt, body)
+    if receipt.participation != participation or receipt.report_sha256 != digest(report).hex():
+        raise Malformed("the receipt is for another report")
+    return receipt
+
+
+def outcome_of(refusal: Refusal, otherwise: Outcome) -> Outcome:
+    """What a participation ends with that was refused on the device."""
+    return _OUTCOMES.get(type(refusal), otherwise)
 
 
 _OUTCOMES: dict[type[Refusal], Outcome] = {

@@ -164,7 +164,7 @@ def test_a_lost_savepoint_begins_training_anew() -> None:
 def test_only_the_last_visits_days_and_ends_are_kept() -> None:
     state = State()
     for number in range(200):
-        state = now_is.visited(state, Visited(at_s=float(number), reason="no-task"), 60.0)
+        state = now_is.visited(state, Visited(at_s=float(number), reason=f"reason {number}"), 60.0)
         state = now_is.spent(state, Day(date=f"day {number}", transferred_bytes=1))
         state = now_is.assigned(state, replace(HERE, participation=f"{number:032x}"), "pop", NOW_S)
         state = now_is.noted(now_is.given_up(state, Outcome.IN_USE), NOW_S)
@@ -208,6 +208,10 @@ def test_a_visit_is_noted_with_its_wait_and_ends_the_asking() -> None:
     usage = now_is.used(state, NOW_S)
     assert (usage.last_visit_at, usage.wait_s, state.asking) == (NOW_S, 900.0, None)
     assert [one.reason for one in state.visits] == ["no-task"]
+    again = now_is.visited(state, Visited(at_s=NOW_S + 900, reason="no-task"), 900.0)
+    assert again.visits == (Visited(at_s=NOW_S + 900, reason="no-task", times=2),)
+    reported = Visited(at_s=NOW_S, reason="reported", round=3)
+    assert len(now_is.visited(now_is.visited(state, reported, 0.0), replace(reported, round=4), 0.0).visits) == 3
 
 
 def test_a_clock_that_was_ahead_costs_one_deadline_from_now() -> None:

@@ -1,0 +1,140 @@
+"""A participation's training, from its assignment to a report on disk, in as many slices as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from edge_runtime.device import Device
+from edge_runtime.exchange import Exchange
+from edge_runtime.journal import Progress
+from edge_runtime.journal import state as now_is
+from edge_runtime.journal.journal import Trained
+from edge_runtime.journal.participation import Participation
+from edge_runtime.model import Model
+from edge_runtime.personal import with_own
+from edge_runtime.privacy import private_report
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES, Bundle, verify_bundle
+from edge_runtime.protocol.checkin import bundle_path, checkpoint_path
+from edge_runtime.protocol.checkpoint import Checkpoint, Weights, checkpoint_bytes, verify_checkpoint
+from edge_runtime.protocol.errors import InvalidExamples, NotFound
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.session.visit import verified_plan
+from edge_runtime.training import Batches, Finished, beginning, resume
+
+SAVE_EVERY_S: Final = 30.0
+"""The most that a killed app trains again."""
+
+
+class Run:
+    """One slice of it.
+
+    Attributes:
+        refused_as: The outcome of a refusal at the point that was reached.
+    """
+
+    def __init__(self, device: Device, exchange: Exchange, held: Participation) -> None:
+        self.refused_as = Outcome.PLAN_REFUSED
+        self._device = device
+        self._exchange = exchange
+        self._held = held
+        self._saved_at_s = device.monotonic()
+
+    def go_on(self) -> None:
+        """Fetch what is not on disk, verify all of it, train, and seal the report.
+
+        Raises:
+            Interrupted: Stopped; a savepoint holds what was reached.
+            Refusal: Something was refused, by the coordinator or here.
+            Unreachable: No answer.
+        """
+        installation, held = self._device.installation, self._held
+        plan = verified_plan(
+            held.plan, held.plan_signature, installation.tenant, installation.population, self._device.roots
+        )
+        self.refused_as = Outcome.BUNDLE_REFUSED
+        bundle = self._bundle(plan)
+        self.refused_as = Outcome.CHECKPOINT_REFUSED
+        checkpoint = self._checkpoint(bundle)
+        self.refused_as = Outcome.INTERPRETER_FAILED
+        self._train(plan, bundle, checkpoint)
+
+    def _bundle(self, plan: Plan) -> Bundle:
+        sha256, downloads = plan.bundle_sha256, self._device.downloads
+        raw = downloads.read(sha256)
+        if raw is None:
+            raw = self._exchange.drive(downloads.obtain(bundle_path(sha256), sha256, BUNDLE_LIMIT_BYTES))
+        return verify_bundle(raw, sha256, self._device.roots.tenant)
+
+    def _checkpoint(self, bundle: Bundle) -> Checkpoint:
+        sha256, parameters = self._held.checkpoint_sha256, bundle.manifest.parameters
+        downloads, raw = self._device.downloads, self._device.downloads.read(self._held.checkpoint_sha256)
+        if raw is None:
+            limit = max(checkpoint_bytes(parameters), wire.MESSAGE_LIMIT_BYTES)
+            raw = self._exchange.drive(downloads.obtain(checkpoint_path(sha256), sha256, limit))
+        key = self._device.roots.coordinator
+        return verify_checkpoint(raw, sha256, key, bundle_sha256=bundle.sha256, parameters=parameters)
+
+    def _train(self, plan: Plan, bundle: Bundle, checkpoint: Checkpoint) -> None:
+        device, journal = self._device, self._device.journal
+        model = device.engine.open(bundle)
+        received = with_own(checkpoint.weights, journal.personal(bundle.sha256), bundle.manifest)
+        progress = journal.progress() or self._begun(plan, model, received)
+        stop, examples = self._stop(plan), self._examples(progress)
+        finished = resume(model, received, plan, examples, progress, save=self._save, stop=stop, due=self._due)
+        self._say_evaluation(finished)
+        report = private_report(self._held.participation, finished.delta, plan, self._generator())
+        self._exchange.book()
+        journal.seal(report, Trained(bundle.sha256, finished.weights))
+
+    def _begun(self, plan: Plan, model: Model, received: Weights) -> Progress:
+        """Fix the examples, their order and the chances of dropout, on disk before the first step."""
+        device, collection = self._device, self._device.trains_on
+        if collection is None:
+            raise InvalidExamples("the app declared no examples")
+        snapshot = device.examples.snapshot(collection.name, plan.max_example_age_s, device.now_s)
+        device.examples.keep_snapshots(snapshot)
+        order_seed = int.from_bytes(device.entropy(8), "big") >> 1
+        progress = beginning(model, received, snapshot, order_seed, self._generator())
+        device.journal.save(progress)
+        return progress
+
+    def _examples(self, progress: Progress) -> Batches:
+        try:
+            return self._device.examples.batches(progress.snapshot)
+        except NotFound:
+            raise InvalidExamples("the examples of this participation are gone") from None
+
+    def _stop(self, plan: Plan) -> Callable[[], Outcome | None]:
+        """Conditions first, then the plan's time over all slices, then the coordinator's deadline."""
+        held, watch = now_is.under_way(self._device.state), self._exchange.watch
+        worked_s = held.seconds - self._exchange.booked_seconds
+        deadline_s = watch.seconds + held.deadline_at_s - self._device.now_s
+
+        def stop() -> Outcome | None:
+            if outcome := watch():
+                return outcome
+            if worked_s + watch.seconds >= plan.time_limit_s:
+                return Outcome.TIME_LIMIT
+            return Outcome.DEADLINE_PASSED if watch.seconds >= deadline_s else None
+
+        return stop
+
+    def _due(self) -> bool:
+        return self._device.monotonic() - self._saved_at_s >= SAVE_EVERY_S
+
+    def _save(self, progress: Progress) -> None:
+        self._exchange.book()
+        self._device.journal.save(progress)
+        self._saved_at_s = self._device.monotonic()
+
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(int.from_bytes(self._device.entropy(16), "big"))
+
+    def _say_evaluation(self, finished: Finished) -> None:
+        if finished.before is not None and finished.after is not None:
+            self._device.say(f"loss on local examples: {finished.before.loss:.4g} to {finished.after.loss:.4g}")
