@@ -183,8 +183,16 @@ class Signatures:
 
 def _clipping(values: Sequence[tf.Tensor], clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The L2 norm of all values together, and the factor that makes it at most `clip`."""
-    norm = tf.sqrt(tf.add_n([tf.reduce_sum(value * value) for value in values]))
+    norm = tf.sqrt(tf.add_n([_squares(value) for value in values]))
     return norm, tf.minimum(1.0, clip / tf.maximum(norm, _NO_NORM))
+
+
+def _squares(value: tf.Tensor) -> tf.Tensor:
+    """The sum of the squares, side after side: added up one by one, as tflite-runtime does, millions lose digits."""
+    total = value * value
+    while total.shape.rank:
+        total = tf.reduce_sum(total, -1)
+    return total
 
 
 def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:

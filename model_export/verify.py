@@ -25,8 +25,6 @@ _OUTPUT_SLACK: Final = 10.0
 _ROUNDING: Final = 2.0**-23
 _NOISE_SLACK: Final = 32.0
 """A step rounds at every operator, and the noise is that of rounding once."""
-_NORM_SLACK: Final = 100.0
-"""An interpreter that adds a million squares one after another in float32 loses so many times the usual."""
 
 Call = Callable[[str, Arrays], Arrays]
 """Run a signature of the bundle's graph: its name and arrays by name in, arrays by name out."""
@@ -104,8 +102,8 @@ class Difference:
         step: From 0; that of the recording.
         name: Of the tensor, slot or output.
         error: Largest absolute difference; infinite where either is not finite.
-        scale: What the error is measured against: the largest size of TensorFlow's, at least 1; more for outputs and
-            norms, and where rounding alone moves TensorFlow's own values.
+        scale: What the error is measured against: the largest size of TensorFlow's, at least 1; more for outputs,
+            and where rounding alone moves TensorFlow's own values.
     """
 
     signature: str
@@ -169,7 +167,8 @@ def _differences(
 ) -> Iterator[Difference]:
     for name, expected in theirs.items():
         scale = float(np.abs(np.asarray(expected, np.float64)).max(initial=1.0))
-        scale *= _NORM_SLACK if name == "norm" else _OUTPUT_SLACK if signature == "infer" else 1.0
+        if signature == "infer":
+            scale *= _OUTPUT_SLACK
         scale = max(scale, _NOISE_SLACK / _ROUNDING * float((noise or {}).get(name, 0.0)))
         error = _distance(ours[name], expected) if name in ours else float("inf")
         yield Difference(
