@@ -192,7 +192,7 @@ def _messages() -> Iterator[Question]:
         yield ask(f"{name} with a repeated key", _repeated(text), _refused("malformed"))
         yield ask(f"{name} cut short", text[:-1], _refused("malformed"))
         yield ask(f"{name} with bytes after the end", text + "{}", _refused("malformed"))
-        lacking = {key: value for key, value in tree.items() if key != sorted(tree)[0]}
+        lacking = {key: value for key, value in tree.items() if key != min(tree)}
         yield ask(f"{name} without its first key", _json(lacking), _refused("malformed"))
         if "version" in tree:
             later = {**tree, "version": 99}
