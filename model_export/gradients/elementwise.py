@@ -7,6 +7,7 @@ path of the interpreters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,7 +15,9 @@ import tensorflow as tf
 
 from model_export.errors import unsupported
 from model_export.gradients.rule import Lowered, Rule, attribute, copied, lowered
-from model_export.gradients.shapes import folded
+from model_export.gradients.shapes import folded, same_shape
+
+_MANY_SIDES: Final = 5
 
 Derivative = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 """From x, y = f(x) and dy to dx."""
@@ -85,8 +88,24 @@ def subtract(op: tf.Operation, x: tf.Tensor, y: tf.Tensor) -> Lowered:
 
 
 def multiply(op: tf.Operation, x: tf.Tensor, y: tf.Tensor) -> Lowered:
-    z = x * y
-    return lowered(z, lambda dz: (folded(dz * y, z, x), folded(dz * x, z, y)), broadcasts=True)
+    z = times(x, y)
+    return lowered(z, lambda dz: (folded(times(dz, y), z, x), folded(times(dz, x), z, y)), broadcasts=True)
+
+
+def times(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """x · y, where one may be repeated along sides of the other.
+
+    MUL of tflite-runtime 2.14 ends the process where it repeats along one of five sides or more; DIV does not. So there
+    the product is x / (1 / y), which is 0 where y is.
+    """
+    if max(x.shape.rank, y.shape.rank) < _MANY_SIDES or same_shape(x, y) or 1 in (_values(x), _values(y)):
+        return x * y
+    return x / (1.0 / y) if _values(y) <= _values(x) else y / (1.0 / x)
+
+
+def _values(x: tf.Tensor) -> float:
+    """How many values, the batch counted once."""
+    return float(math.prod(1 if side is None else int(side) for side in x.shape))
 
 
 def divide(op: tf.Operation, x: tf.Tensor, y: tf.Tensor) -> Lowered:

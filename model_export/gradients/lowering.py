@@ -25,12 +25,12 @@ from model_export.gradients import (
     matmul,
     normalization,
     pooling,
-    randomness,
     reductions,
 )
 from model_export.gradients.constants import folded_constants
 from model_export.gradients.fusion import fused
 from model_export.gradients.matmul import product_left_transposed
+from model_export.gradients.randomness import DRAWS, drawn
 from model_export.gradients.rule import Lowered, OuterProduct, Rule, Share, copied
 from model_export.gradients.shapes import spread
 from model_export.gradients.trace import Key, Node, Trace
@@ -91,11 +91,12 @@ class Emission:
         self.values.update(given or {})
         self._live: set[Key] = {*trained, *(given or {})}
         in_training = losses.TRAINED_RULES if self._live else {}
-        self._rules: Mapping[str, Rule] = {**RULES, **in_training, **randomness.rules(seed)}
+        self._rules: Mapping[str, Rule] = {**RULES, **in_training}
+        self._seed = seed
         self._steps: list[tuple[Node, Lowered]] = []
         ends = list(trace.outputs.values()) if targets is None else list(targets)
         wanted = [*ends, *(trace.updates[key] for key in updated)]
-        self._nodes = fused(trace.nodes, wanted)
+        self._nodes = fused(trace.nodes, [*wanted, *trace.read_by_own_gradients])
         self._emit(self._nodes, wanted)
         self.outputs = {name: self._value(key) for name, key in trace.outputs.items()} if targets is None else {}
         self.updates = {key: self._value(trace.updates[key]) for key in updated}
@@ -136,6 +137,8 @@ class Emission:
         constants = folded_constants(node.op, inputs)
         if constants is not None:
             return Lowered(constants)
+        if node.op.type in DRAWS:
+            return drawn(node.op, inputs[0], self._seed, salt=node.outputs[0])
         rule = self._rules.get(node.op.type)
         if rule is not None:
             return rule(node.op, *inputs)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import tensorflow as tf
 
 from model_export.errors import unsupported
-from model_export.gradients.rule import Lowered, Rule, lowered
+from model_export.gradients.rule import Lowered, lowered
 
 _P: Final = 2039.0
 
@@ -28,27 +27,22 @@ DRAWS: Final = frozenset(
 """Operators of which only the first input, the shape, is looked at."""
 
 
-def rules(seed: tf.Tensor | None) -> Mapping[str, Rule]:
-    """The rules for a step with this seed; without one, random numbers are refused."""
+def drawn(op: tf.Operation, shape: tf.Tensor, seed: tf.Tensor | None, salt: str) -> Lowered:
+    """Random numbers of a shape; different ones for each salt.
 
-    def uniform(op: tf.Operation, shape: tf.Tensor) -> Lowered:
-        return lowered(_uniform(op, shape, _given(op, seed), 0))
-
-    def normal(op: tf.Operation, shape: tf.Tensor) -> Lowered:
-        """Box and Muller: √(-2 log u) cos(2π v)."""
-        radius = tf.sqrt(-2.0 * tf.math.log(_uniform(op, shape, _given(op, seed), 1)))
-        return lowered(radius * tf.cos(2.0 * math.pi * _uniform(op, shape, _given(op, seed), 2)))
-
-    return {name: uniform if "Uniform" in name else normal for name in DRAWS}
-
-
-def _given(op: tf.Operation, seed: tf.Tensor | None) -> tf.Tensor:
+    Raises:
+        UnsupportedModel: There is no seed: random numbers are for training alone.
+    """
     if seed is None:
         raise unsupported(f"the operator {op.name} ({op.type}) draws random numbers outside of training")
-    return seed
+    if "Uniform" in op.type:
+        return lowered(_uniform(op, shape, seed, f"{salt}/0"))
+    # Box and Muller: √(-2 log u) cos(2π v).
+    radius = tf.sqrt(-2.0 * tf.math.log(_uniform(op, shape, seed, f"{salt}/1")))
+    return lowered(radius * tf.cos(2.0 * math.pi * _uniform(op, shape, seed, f"{salt}/2")))
 
 
-def _uniform(op: tf.Operation, shape: tf.Tensor, seed: tf.Tensor, stream: int) -> tf.Tensor:
+def _uniform(op: tf.Operation, shape: tf.Tensor, seed: tf.Tensor, salt: str) -> tf.Tensor:
     """Numbers above 0 and below 1, of the wanted shape."""
     known = op.outputs[0].shape
     target = known.as_list() if known.is_fully_defined() else shape
@@ -59,10 +53,10 @@ def _uniform(op: tf.Operation, shape: tf.Tensor, seed: tf.Tensor, stream: int) -
     low = tf.cast(tf.math.floormod(seed, int(_P)), tf.float32)
     high = tf.cast(tf.math.floormod(seed // int(_P), int(_P)), tf.float32)
     row = tf.math.floormod(tf.round(row), _P)
-    salt = np.random.default_rng([zlib.crc32(op.name.encode()), stream])
+    coefficients = np.random.default_rng(zlib.crc32(salt.encode()))
     mixed = tf.constant(0.0)
     for _round in range(2):
-        a, b, d, e, k = (float(value) for value in salt.integers(1, int(_P), 5))
+        a, b, d, e, k = (float(value) for value in coefficients.integers(1, int(_P), 5))
         moved = tf.math.floormod(d * low + e * high + k + mixed, _P)
         mixed = _cubed(tf.math.floormod(a * column + b * row + moved, _P))
     return tf.reshape((mixed + 0.5) * (1.0 / _P), target)

@@ -83,6 +83,13 @@ class Trace:
         """Whether the function draws random numbers."""
         return any(node.op.type in DRAWS for node in self.nodes)
 
+    @property
+    def read_by_own_gradients(self) -> list[Key]:
+        """What the gradients that a model gives read, beside the nodes."""
+        own = self.own_gradients.values()
+        read = [key for one in own for node in one.nodes for key in node.inputs]
+        return read + [key for one in own for key in one.shares if key is not None]
+
     def _capture(self, graph: Any) -> None:
         by_handle = {id(variable.handle): variable for variable in graph.variables}
         for outside, inside in graph.captures:
