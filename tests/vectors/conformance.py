@@ -20,8 +20,9 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from edge_runtime.protocol import signing
 from edge_runtime.protocol.errors import UntrustedDocument
-from edge_runtime.protocol.keys import PublicKey, SigningKey
+from edge_runtime.protocol.keys import PublicKey, SigningKey, digest
 
 FOLDER: Final = Path(__file__).parent / "v1"
 TIMEOUT_S: Final = 120.0
@@ -156,18 +157,11 @@ def _reports() -> Iterator[Question]:
 
 def _requests() -> Iterator[Question]:
     of = _frozen("request.json")
-    key = SigningKey(_device_seed())
+    key = SigningKey(digest(b"device key of the vectors"))
     for target, body in ((of["target"], of["body"]), ("/v1/device/release", ""), ("/v1/device/check-in?", "7b7d")):
         given = {name: of[name] for name in ("device_id", "method", "created", "nonce")}
         given |= {"target": target, "body": body, "private_key": key.raw.hex()}
         yield Question(f"a request to {target}", "request.sign", given, _signs(given, key.public))
-
-
-def _device_seed() -> bytes:
-    """The private key of the vectors: the digest of a fixed text, as `tests.vectors.make` has it."""
-    from tests.vectors.make import DEVICE_KEY
-
-    return DEVICE_KEY.raw
 
 
 def _device_ids() -> Iterator[Question]:
@@ -233,8 +227,6 @@ def _refused(code: str) -> Callable[[Answer], str | None]:
 
 def _signs(given: dict[str, Any], key: PublicKey) -> Callable[[Answer], str | None]:
     """The two headers that name things are compared, the third is verified."""
-    from edge_runtime.protocol import signing
-
     body = bytes.fromhex(given["body"])
     created, nonce = given["created"], bytes.fromhex(given["nonce"])
     expected = signing.sign_request(
