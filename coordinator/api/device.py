@@ -17,7 +17,7 @@ from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, bundle_path, checkpoint_path
-from edge_runtime.protocol.enrolment import ENROL_PATH, Enrol, Enrolled
+from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled
 from edge_runtime.protocol.errors import BodyTooLarge, Malformed, NotFound, Refusal, ReportLength
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
 from edge_runtime.protocol.report import OutcomeNote, Receipt, outcome_path, report_path
@@ -36,6 +36,15 @@ async def enrol(request: Request, parts: PartsOf) -> Response:
             return devices.enrol(session, brought, claim, request.method, target_of(request), parts.now())
 
     return message(await run_in_threadpool(transaction))
+
+
+@router.delete(DEVICE_PATH)
+async def leave(request: Request, parts: PartsOf) -> Response:
+    """Take the device out for ever; again changes nothing."""
+    claim, _body = await signed_body(request, 0)
+    answer = await as_device(request, parts, claim, devices.leave, leaving=True)
+    parts.bell.ring()
+    return message(answer)
 
 
 @router.post(CHECK_IN_PATH)

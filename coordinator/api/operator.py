@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from coordinator.api.parts import BlobResponse, Parts, PartsOf, read_body
 from coordinator.services import catalogue, tasks
 from coordinator.store.blobs import BlobKind
-from coordinator.store.tables import CheckpointRow, Task, Tenant
+from coordinator.store.tables import CheckpointRow, Population, Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES
 from edge_runtime.protocol.errors import Malformed, NotFound, OperatorUnauthorised
 from edge_runtime.protocol.keys import SIGNATURE_BYTES
+from edge_runtime.protocol.policy import Policy
 
 PREFIX = "/v1/operator"
 
@@ -70,6 +72,22 @@ _TASK_BODY: dict[str, Any] = {
 }
 
 
+class Switch(Body):
+    off: StrictBool
+
+
+_SWITCH_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": Switch.model_json_schema()}}}
+}
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+class PopulationView(Body):
+    name: str
+    switched_off: bool
+    policy: dict[str, Any] | None
+
+
 class TaskView(Body):
     name: str
     population: str
@@ -95,6 +113,38 @@ def put_population(name: str, tenant: TenantOf, parts: PartsOf) -> None:
     """Make a population; again changes nothing."""
     with parts.database.writing() as session:
         catalogue.create_population(session, tenant, name, parts.now())
+
+
+@router.get("/populations/{name}")
+def get_population(name: str, tenant: TenantOf, parts: PartsOf) -> PopulationView:
+    """What a population's devices are told."""
+    with parts.database.reading() as session:
+        return _population_view(catalogue.population_named(session, tenant, name))
+
+
+@router.put("/populations/{name}/policy")
+async def put_policy(name: str, request: Request, tenant: TenantOf, parts: PartsOf) -> PopulationView:
+    """Say when devices may work, within what their apps allow; `null` leaves it to the apps."""
+    raw = await read_body(request, wire.MESSAGE_LIMIT_BYTES)
+    policy = None if raw.strip() == b"null" else wire.decode(Policy, raw)
+
+    def take() -> PopulationView:
+        with parts.database.writing() as session:
+            return _population_view(catalogue.set_policy(session, tenant, name, policy))
+
+    return await run_in_threadpool(take)
+
+
+@router.put("/populations/{name}/switch", openapi_extra=_SWITCH_BODY)
+async def put_switch(name: str, request: Request, tenant: TenantOf, parts: PartsOf) -> PopulationView:
+    """Switch devices off or on; whoever is off does nothing but ask now and then."""
+    wanted = _read(Switch, await read_body(request, wire.MESSAGE_LIMIT_BYTES))
+
+    def take() -> PopulationView:
+        with parts.database.writing() as session:
+            return _population_view(catalogue.switch(session, tenant, name, off=wanted.off))
+
+    return await run_in_threadpool(take)
 
 
 @router.put("/bundles/{sha256}", status_code=204)
@@ -157,12 +207,16 @@ async def post_task(request: Request, tenant: TenantOf, parts: PartsOf) -> TaskV
     return await run_in_threadpool(take)
 
 
-def _ordered(body: bytes) -> tasks.TaskOrder:
+def _read(kind: type[Asked], body: bytes) -> Asked:
     # FastAPI would read the whole body before it asks for a token.
     try:
-        order = TaskRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as problem:
         raise RequestValidationError(problem.errors(include_context=False)) from problem
+
+
+def _ordered(body: bytes) -> tasks.TaskOrder:
+    order = _read(TaskRequest, body)
     return tasks.TaskOrder(
         name=order.name,
         plan=_bytes(order.plan, "plan"),
@@ -201,6 +255,11 @@ def cancel_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
     with parts.database.writing() as session:
         task = tasks.cancel_task(session, tenant, name, parts.now())
     return _task_view(parts, task)
+
+
+def _population_view(population: Population) -> PopulationView:
+    policy = None if population.policy is None else json.loads(population.policy)
+    return PopulationView(name=population.name, switched_off=population.switched_off, policy=policy)
 
 
 def _checkpoint_view(row: CheckpointRow) -> CheckpointView:

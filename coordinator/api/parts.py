@@ -94,9 +94,16 @@ async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BY
 
 
 async def as_device(
-    request: Request, parts: Parts, claim: SignedBy, act: Callable[[Session, Device, datetime], Answer]
+    request: Request,
+    parts: Parts,
+    claim: SignedBy,
+    act: Callable[[Session, Device, datetime], Answer],
+    *,
+    leaving: bool = False,
 ) -> Answer:
     """Authenticate the device and act for it, in one transaction off the event loop.
+
+    A device that left, or whose population is switched off, may do nothing but leave.
 
     A refusal undoes what was done and is remembered all the same: a refused request cannot be replayed either.
     """
@@ -109,6 +116,8 @@ async def as_device(
             session.flush()
             try:
                 with session.begin_nested():
+                    if not leaving:
+                        devices.check_welcome(session, device)
                     return act(session, device, now)
             except Refusal as refusal:
                 refused = refusal

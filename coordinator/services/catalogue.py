@@ -16,6 +16,7 @@ from edge_runtime.protocol.checkpoint import Checkpoint, Weights, encode_checkpo
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, OperatorUnauthorised
 from edge_runtime.protocol.keys import PublicKey, SigningKey, digest
+from edge_runtime.protocol.policy import Policy
 
 
 def create_tenant(session: Session, name: str, public_key: PublicKey, now: datetime) -> None:
@@ -56,6 +57,38 @@ def tenant_of_token(session: Session, token: str) -> Tenant:
     if row is None:
         raise OperatorUnauthorised("the token is not valid; `edgewise-coordinator init` makes one")
     return session.get_one(Tenant, row.tenant)
+
+
+def population_named(session: Session, tenant: Tenant, name: str) -> Population:
+    """Raises: NotFound: The tenant has no population of this name."""
+    population = session.get(Population, (tenant.name, name))
+    if population is None:
+        raise NotFound(f"there is no population {name!r}")
+    return population
+
+
+def set_policy(session: Session, tenant: Tenant, name: str, policy: Policy | None) -> Population:
+    """Say when devices of a population may work; None leaves it to their apps. They learn it at their next check-in.
+
+    Raises:
+        NotFound: The tenant has no population of this name.
+    """
+    population = population_named(session, tenant, name)
+    population.policy = None if policy is None else wire.encode(policy)
+    session.add(population)
+    return population
+
+
+def switch(session: Session, tenant: Tenant, name: str, *, off: bool) -> Population:
+    """Switch the devices of a population off or on; again changes nothing. They learn it at their next contact.
+
+    Raises:
+        NotFound: The tenant has no population of this name.
+    """
+    population = population_named(session, tenant, name)
+    population.switched_off = off
+    session.add(population)
+    return population
 
 
 def create_population(session: Session, tenant: Tenant, name: str, now: datetime) -> None:

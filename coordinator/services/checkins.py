@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlmodel import Session, col, select
 
 from coordinator.core.rounds import OPEN_PHASES, OPEN_STANDINGS, Phase, Standing
 from coordinator.core.tasks import TaskState
+from coordinator.services.devices import check_welcome, policy_of
 from coordinator.store.tables import Candidate, Device, Participation, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow, bucketed
@@ -22,7 +24,7 @@ SPREAD_SHARE = 0.2
 
 
 def check_in(session: Session, device: Device, message: CheckIn, now: datetime) -> CheckInAnswer:
-    """Answer one check-in. The same `visit` gets the same assignment again.
+    """Answer one check-in, in its version. The same `visit` gets the same assignment again.
 
     A device that is assigned and checks in under another visit has lost its work: its participation ends.
 
@@ -31,6 +33,10 @@ def check_in(session: Session, device: Device, message: CheckIn, now: datetime) 
     """
     if message.population != device.population:
         raise NotFound(f"this device is not enrolled in a population {message.population!r}")
+    return _in_version(session, device, _answer(session, device, message, now), message.version)
+
+
+def _answer(session: Session, device: Device, message: CheckIn, now: datetime) -> CheckInAnswer:
     standing = _open_participation(session, device)
     if standing is not None:
         participation, round_, task = standing
@@ -45,10 +51,17 @@ def check_in(session: Session, device: Device, message: CheckIn, now: datetime) 
 
 def look_again(session: Session, device: Device, message: CheckIn, now: datetime) -> CheckInAnswer:
     """Answer a held check-in anew. It gives way to a later visit of the same device: that one is alive."""
+    check_welcome(session, device)
     standing = _open_participation(session, device)
     if standing is not None and standing[0].visit not in (None, message.visit):
-        return _wait(Wait.ROUND_IN_PROGRESS, standing[2].retry_rejected_s)
+        answer = _wait(Wait.ROUND_IN_PROGRESS, standing[2].retry_rejected_s)
+        return _in_version(session, device, answer, message.version)
     return check_in(session, device, message, now)
+
+
+def _in_version(session: Session, device: Device, answer: CheckInAnswer, version: int) -> CheckInAnswer:
+    policy = policy_of(session, device) if version > 1 else None
+    return replace(answer, version=version, policy=policy)
 
 
 def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:

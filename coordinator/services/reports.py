@@ -143,6 +143,10 @@ def note_outcome(
         participation.standing = Standing.ENDED
         participation.outcome = note.reason
         participation.ended_at = now
+        if note.costs is not None:
+            participation.cost_seconds = note.costs.seconds
+            participation.cost_bytes = note.costs.bytes
+            participation.cost_battery_percent = note.costs.battery_percent
         session.add(participation)
     return OutcomeNoted(version=1, retry_after_s=session.get_one(Task, round_.task_id).retry_rejected_s)
 

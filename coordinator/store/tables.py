@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Column, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    UniqueConstraint,
+    false,
+)
 from sqlmodel import Field, SQLModel
 
 from coordinator.store.database import UtcDateTime
@@ -39,6 +48,12 @@ class Population(SQLModel, table=True):
     tenant: str = Field(primary_key=True, foreign_key="tenants.name", max_length=NAME)
     name: str = Field(primary_key=True, max_length=NAME)
     created_at: datetime = Field(sa_column=_at())
+    policy: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    """When its devices may work, as the wire has it; null for what their apps say."""
+    switched_off: bool = Field(
+        default=False, sa_column=Column(Boolean(create_constraint=False), nullable=False, server_default=false())
+    )
+    """Its devices are to do nothing."""
 
 
 class Device(SQLModel, table=True):
@@ -53,6 +68,8 @@ class Device(SQLModel, table=True):
     platform: str = Field(max_length=128)
     evidence: str = Field(max_length=32)
     enrolled_at: datetime = Field(sa_column=_at())
+    left_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    """Its owner took it out: it is never chosen again. Key and id stay, so that nobody comes back under them."""
 
 
 class Nonce(SQLModel, table=True):
@@ -167,6 +184,10 @@ class Participation(SQLModel, table=True):
     outcome: str | None = Field(default=None, max_length=32)
     assigned_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
     ended_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    cost_seconds: int | None = None
+    """What the outcome said that it cost, coarsely; null where it did not."""
+    cost_bytes: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    cost_battery_percent: int | None = None
 
 
 class Report(SQLModel, table=True):

@@ -16,6 +16,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import encode_bundle
 from edge_runtime.protocol.checkpoint import MODEL_VERSION_LIMIT, encode_checkpoint
 from edge_runtime.protocol.keys import Domain, SigningKey, digest, sign_document
+from edge_runtime.protocol.policy import Policy
 from tests.coordinator.asking import assigned, refusal, send_report
 from tests.programme import (
     BUNDLE,
@@ -125,16 +126,22 @@ def test_nothing_crosses_tenants(home: Home) -> None:
         "/bundles/{sha256}": {"content": BUNDLE},
         "/bundles/{sha256}/checkpoints": {"content": CHECKPOINT},
         "/tasks": {"json": order},
+        "/populations/{name}/policy": {"content": wire.encode(Policy())},
+        "/populations/{name}/switch": {"json": {"off": True}},
     }
+    population = home.operator("GET", f"/populations/{POPULATION}").json()
     for method, path in endpoints(home):
         for address in sorted(ours):
-            filled = path.replace("{sha256}", address).replace("{name}", "words")
+            ours_to_name = path.startswith("/populations") and (method, path) != ("PUT", "/populations/{name}")
+            name = POPULATION if ours_to_name else "words"
+            filled = path.replace("{sha256}", address).replace("{name}", name)
             answer = as_other(home, token, method, filled, **bodies.get(path, {}))
             if (method, path) == ("PUT", "/populations/{name}"):
                 assert answer.status_code == 204
                 continue
             assert refusal(answer) in ("not-found", "digest-mismatch", "untrusted-document"), f"{method} {path}"
     assert home.task() == task, "and nothing of it changed ours"
+    assert home.operator("GET", f"/populations/{POPULATION}").json() == population
 
 
 def test_two_tenants_may_use_the_same_names(home: Home) -> None:
@@ -266,7 +273,7 @@ def signed_plan(key: SigningKey = TENANT_KEY, **changes: object) -> dict[str, st
         ({"learning_rate": 0.0}, "invalid-plan"),
         ({"clipping_norm": 0.0}, "invalid-plan"),
         ({"lane_bits": 16}, "invalid-plan"),
-        ({"version": 2}, "unsupported-version"),
+        ({"version": 3}, "unsupported-version"),
         ({"epochs": "1"}, "malformed"),
         ({"more": 1}, "malformed"),
         ({"tenant": "globex"}, "conflict"),
