@@ -69,7 +69,8 @@ class _Signature:
     """A signature's tensors, as they were when its inputs were last resized."""
 
     slots: dict[str, Slot]
-    outputs: dict[str, Any]
+    outputs: dict[str, Any] = field(default_factory=dict)
+    """Looked up after the first run: before it, nobody knows the shape of an output that depends on the rows."""
     buffers: dict[str, Any] = field(default_factory=dict)
     """A direct buffer for each input, used again and again: Java frees them late."""
 
@@ -111,12 +112,10 @@ class JavaInterpreter:
         with bridged(self.runtime, f"run {signature}", lambda: self._forget(signature)):
             of = self._signatures.get(signature) or self._looked_up(signature)
             check_inputs(inputs, of.slots)
-            resized = any(values.shape != of.slots[name].shape for name, values in inputs.items())
             given = {name: self._given(of, name, values) for name, values in inputs.items()}
             empty = self._java.jclass("java.util.HashMap")()
             self._interpreter.runSignature(self._map(given), empty, signature)
-            if resized:
-                of = self._looked_up(signature)
+            self._note_shapes(of, signature, inputs)
             return {name: self._read(tensor) for name, tensor in of.outputs.items()}
 
     def _forget(self, signature: str) -> None:
@@ -124,19 +123,23 @@ class JavaInterpreter:
         self._signatures.pop(signature, None)
 
     def _looked_up(self, signature: str) -> _Signature:
-        """Ask for a signature's tensors. Each answer costs a few bytes until the process ends: kept."""
-        java = self._interpreter
+        """Ask for a signature's inputs. Each answer costs a few bytes until the process ends: kept."""
         slots = {}
-        for name in java.getSignatureInputs(signature):
-            tensor = java.getInputTensorFromSignature(name, signature)
+        for name in self._interpreter.getSignatureInputs(signature):
+            tensor = self._interpreter.getInputTensorFromSignature(name, signature)
             slots[str(name)] = Slot(_dtype(tensor), _shape(tensor))
-        outputs = {
-            str(name): java.getOutputTensorFromSignature(name, signature)
-            for name in java.getSignatureOutputs(signature)
-        }
-        known = self._signatures.get(signature)
-        self._signatures[signature] = found = _Signature(slots, outputs, known.buffers if known else {})
+        self._signatures[signature] = found = _Signature(slots)
         return found
+
+    def _note_shapes(self, of: _Signature, signature: str, inputs: Mapping[str, Array]) -> None:
+        """After a run: what its arrays resized, and outputs whose shape has changed with that."""
+        resized = {name: values.shape for name, values in inputs.items() if values.shape != of.slots[name].shape}
+        for name, shape in resized.items():
+            of.slots[name] = Slot(of.slots[name].dtype, shape)
+        if resized or not of.outputs:
+            java = self._interpreter
+            names = java.getSignatureOutputs(signature)
+            of.outputs = {str(name): java.getOutputTensorFromSignature(name, signature) for name in names}
 
     def _given(self, of: _Signature, name: str, values: Array) -> Any:
         """A buffer, or an array where the number of rows is another than last time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from edge_runtime.interpreters.swift import swift_runtime
 from edge_runtime.protocol.errors import InterpreterFailed, InterpreterMissing
 from model_export.spec import Exported
 from tests.contracts.interpreters import MODEL, TASKS, WRONG, InterpreterContract
-from tests.edge_runtime.bridges.swift_bridge import FakeObjC
+from tests.edge_runtime.bridges.swift_bridge import EdgewiseInterpreter, FakeObjC
 from tests.edge_runtime.test_training import first_weights, plan_for, stripes
 from tests.workers import Workers
 
@@ -101,6 +103,14 @@ def test_without_a_bridge_the_interpreter_is_missing(which: str) -> None:
     for ask in (lambda: open_interpreter(b"", which), lambda: runtime_name(which)):
         with pytest.raises(InterpreterMissing, match=f"no bridge to {which}"):
             ask()
+
+
+def test_the_fake_answers_to_the_selectors_of_the_swift_file() -> None:
+    text = (Path(__file__).parents[2] / "docs/phones/EdgewiseInterpreter.swift").read_text()
+    named = {selector.replace(":", "_") for selector in re.findall(r"@objc\((\w+:[\w:]*)\)", text)}
+    plain = set(re.findall(r"@objc public (?:static )?func (\w+)\(\)", text))
+    inherited = {"alloc", "init"}
+    assert {name for name in vars(EdgewiseInterpreter) if not name.startswith("_")} == named | plain | inherited
 
 
 def test_an_app_that_lacks_the_swift_class_is_told_its_name() -> None:

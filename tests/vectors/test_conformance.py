@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +52,14 @@ def test_every_frozen_vector_of_a_device_is_asked_about() -> None:
         content = json.loads((FOLDER / name).read_text())
         for one in content.get("wrong", []) if isinstance(content, dict) else []:
             assert any(one["what"] in asked_name for asked_name in names), (name, one["what"])
+
+
+def test_every_vector_is_explained() -> None:
+    lines = (Path(__file__).parents[2] / "docs/protocol/conformance.md").read_text().splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith("| vector |"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[begin + 2 :])
+    told = {cells[1].strip(" `"): set(re.findall(r"`(\w+)`", cells[2])) for cells in (row.split("|") for row in rows)}
+    assert told == {question.vector: set(question.input) for question in questions()}
 
 
 @pytest.mark.parametrize(
