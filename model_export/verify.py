@@ -165,11 +165,13 @@ def _compare_private(call: Call, private: PrivateStep) -> Iterator[Difference]:
 def _differences(
     signature: str, step: int, ours: Arrays, theirs: Arrays, noise: Arrays | None = None
 ) -> Iterator[Difference]:
+    # Where a rounding turns one relu on, everything behind it moves, whatever moved in the trials.
+    anywhere = max((float(one) for one in (noise or {}).values()), default=0.0)
     for name, expected in theirs.items():
         scale = float(np.abs(np.asarray(expected, np.float64)).max(initial=1.0))
         if signature == "infer":
             scale *= _OUTPUT_SLACK
-        scale = max(scale, _NOISE_SLACK / _ROUNDING * float((noise or {}).get(name, 0.0)))
+        scale = max(scale, _NOISE_SLACK / _ROUNDING * float((noise or {}).get(name, 0.0)), anywhere / _ROUNDING)
         error = _distance(ours[name], expected) if name in ours else float("inf")
         yield Difference(
             signature=signature, step=step, name=name, error=error, scale=scale if np.isfinite(scale) else 1.0
