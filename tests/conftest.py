@@ -33,15 +33,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """Give a file to one process, and all the files that come first to the same one."""
+    """Give a file to one process; the files that come first go to two, of about the same work."""
     return _ByFile(config, log)
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
-    RUNTIMES = ("tests/model_export/", "tests/edge_runtime/test_", "tests/device_sim/test_demo.py")
+    RULES = tuple(f"tests/model_export/test_{name}" for name in ("lowering", "gradients", "randomness", "traps"))
+    EXPORTS = ("tests/model_export/",)
+    RUNTIMES = ("tests/edge_runtime/test_", "tests/device_sim/test_demo.py")
 
     def _split_scope(self, nodeid: str) -> str:
-        return "runtimes" if nodeid.startswith(self.RUNTIMES) else nodeid.split("::")[0]
+        for scope, places in (("rules", (*self.RULES, *self.RUNTIMES)), ("exports", self.EXPORTS)):
+            if nodeid.startswith(places):
+                return scope
+        return nodeid.split("::")[0]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

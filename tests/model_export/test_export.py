@@ -25,7 +25,7 @@ MODELS: Final = (
     "normalized", "frozen_statistics", "recurrent", "attention", "adapters", "inputs", "dynamic", "module", "private",
 )  # fmt: skip
 OF_ZOO: Final = (
-    "zoo:mlp", "zoo:femnist_cnn_small", "zoo:mobilenet", "zoo:gru_next_word", "zoo:transformer", "zoo:two_tower",
+    "zoo:mlp", "zoo:femnist_cnn_small", "zoo:mobilenet", "zoo:transformer", "zoo:two_tower",
     "zoo:anomaly_autoencoder",
 )  # fmt: skip
 """The others take the same step every night: `python -m tests.model_export.nightly`."""
