@@ -150,6 +150,7 @@ class Slice:
         if answer.assignment is None:
             if answer.retry is None:
                 raise RuntimeError("an answer is an assignment or a retry window")
+            self._update(now_is.not_chosen)
             wait_s = answer.retry.after_s + answer.retry.spread_s * device.chance()
             return self._failed(Happened.WAITING, answer.retry.reason, wait_s)
         self._exchange.begin_anew()  # under the policy that came with the answer

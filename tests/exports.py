@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.keys import SigningKey
 from model_export.asked import Asked
-from model_export.spec import Exported, ExportSpec, class_labels
+from model_export.spec import Adam, Exported, ExportSpec, class_labels
 
 if TYPE_CHECKING:
     import keras
@@ -47,3 +48,16 @@ def build(name: str) -> Exported:
     from model_export.convert import export
 
     return export(model(name), spec_for(name), TENANT_KEY)
+
+
+@functools.cache
+def build_heavy() -> Exported:
+    """Export a small model with dropout for Adam: what training remembers and draws beside its weights."""
+    import keras
+
+    from model_export.convert import export
+
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(12, activation="relu"), keras.layers.Dropout(0.3)]
+    heavy = keras.Sequential([keras.Input(INPUT_SHAPE), *layers, keras.layers.Dense(CLASSES, activation="softmax")])
+    return export(heavy, replace(spec_for("heavy"), optimizer=Adam()), TENANT_KEY)

@@ -164,6 +164,11 @@ def told(state: State, policy: Policy | None) -> State:
     return replace(state, policy=policy, switched_off=False)
 
 
+def not_chosen(state: State) -> State:
+    """The check-in was answered, and not with an assignment: the next one is a new visit."""
+    return replace(state, asking=None)
+
+
 def assigned(state: State, assignment: Assignment, population: str, now_s: float) -> State:
     """Take on an assignment, and count it; the same one again, as after a lost answer, changes nothing.
 
@@ -274,7 +279,7 @@ def noted_visit(state: State, visit: Visited) -> State:
 def visited(state: State, visit: Visited, wait_s: float) -> State:
     """Note how a visit to the coordinator ended, and how long to wait after it."""
     usage = schedule.visited(used(state, visit.at_s), _moment(visit.at_s), wait_s)
-    return replace(noted_visit(state, visit), usage=usage, asking=None)
+    return replace(noted_visit(state, visit), usage=usage)
 
 
 def switched(state: State, *, off: bool) -> State:

@@ -8,12 +8,13 @@ import numpy as np
 
 from edge_runtime.examples import Examples
 from edge_runtime.interpreters import open_interpreter
+from edge_runtime.journal import Progress
 from edge_runtime.model import Evaluation, Model, Slots, open_model
 from edge_runtime.protocol.bundle import verify_bundle
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.training import Trained, train
+from edge_runtime.training import Interrupted, Trained, beginning, resume, train
 from model_export.spec import Exported
 from model_export.verify import Difference, Recording, compare
 from tests.exports import TENANT_KEY
@@ -117,3 +118,40 @@ def _here() -> str:
     import sys
 
     return "tflite" if "tflite_runtime" in sys.modules else "litert"
+
+
+def in_slices(
+    exported: Exported, weights: Weights, plan: Plan, examples: Examples, stops: list[set[int]]
+) -> list[tuple[bytes, bytes, int]]:
+    """Delta and weights of a run that is stopped before these steps, for each set of them, and in how many slices.
+
+    Every slice gets an interpreter that has trained something else before.
+    """
+    used = opened(exported, _here())
+    return [_in_slices(used, weights, plan, examples, at) for at in stops]
+
+
+def _in_slices(
+    model: Model, weights: Weights, plan: Plan, examples: Examples, at: set[int]
+) -> tuple[bytes, bytes, int]:
+    progress, taken, slices = beginning(model, weights, "s", 7, np.random.default_rng(7)), 0, 0
+
+    def stop() -> Outcome | None:
+        nonlocal taken
+        wanted = taken in at
+        at.discard(taken)
+        taken += not wanted
+        return Outcome.IN_USE if wanted else None
+
+    def save(reached: Progress) -> None:
+        nonlocal progress
+        progress = reached
+
+    while True:
+        slices += 1
+        try:
+            finished = resume(model, weights, plan, examples, progress, save=save, stop=stop)
+        except Interrupted:
+            train(model, weights * np.float32(0.5), plan, examples, np.random.default_rng(slices))
+            continue
+        return finished.delta.tobytes(), finished.weights.tobytes(), slices

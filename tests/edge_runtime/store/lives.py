@@ -278,4 +278,7 @@ def _check_journal(state: State) -> None:
     usage = now_is.used(state, NOW_S)
     require(usage.participations == len(PARTICIPATIONS), "another number of participations was counted")
     require([day.seconds for day in usage.days] == [len(PARTICIPATIONS)], "something was spent twice or never")
-    require(sum(one.times for one in state.visits) == len(PARTICIPATIONS) and state.identity is not None, "a visit or the identity is gone")
+    require(
+        sum(one.times for one in state.visits) == len(PARTICIPATIONS) and state.identity is not None,
+        "a visit or the identity is gone",
+    )

@@ -202,9 +202,11 @@ def test_a_restart_counts_as_a_participation() -> None:
     assert now_is.installed(again, NOW_S + 60) == again
 
 
-def test_a_visit_is_noted_with_its_wait_and_ends_the_asking() -> None:
-    asking = replace(State(), asking="v" * 32)
-    state = now_is.visited(asking, Visited(at_s=NOW_S, reason="no-task"), 900.0)
+def test_a_visit_is_noted_with_its_wait_and_an_answer_ends_the_asking() -> None:
+    asking = now_is.asking(State(), "v" * 32)
+    assert now_is.visited(asking, Visited(at_s=NOW_S, reason="network-lost"), 900.0).asking == "v" * 32
+    assert now_is.assigned(asking, HERE, "pop", NOW_S).asking is None
+    state = now_is.visited(now_is.not_chosen(asking), Visited(at_s=NOW_S, reason="no-task"), 900.0)
     usage = now_is.used(state, NOW_S)
     assert (usage.last_visit_at, usage.wait_s, state.asking) == (NOW_S, 900.0, None)
     assert [one.reason for one in state.visits] == ["no-task"]
