@@ -60,6 +60,7 @@ class Step:
         self._learned = [weight for weight in subject.weights if weight.learned]
         self._changing = {weight.variable.ref() for weight in subject.weights if weight.tensor.trainable}
         self._whole = traced_losses(subject, spec, batch, training=True)
+        _refuse_lost_updates(subject, self._whole)
         self._cut = _end_of_images(self._whole, batch)
         self._parts = _parts(self._whole, self._cut, batch)
         self._size = batch // self._parts if batch else 0
@@ -201,6 +202,16 @@ def _parts(trace: Trace, cut: Sequence[Key], batch: int | None) -> int:
         return 1
     fitting = (count for count in range(1, batch + 1) if batch % count == 0 and largest <= count * _CACHED_BYTES)
     return next(fitting, batch)
+
+
+def _refuse_lost_updates(subject: Subject, trace: Trace) -> None:
+    """Statistics may be frozen; whatever else a model changes by itself would be lost."""
+    kept = {weight.variable.ref() for weight in subject.weights if weight.tensor.trainable or weight.statistic}
+    ours = {weight.variable.ref(): weight for weight in subject.weights}
+    for key in trace.updates:
+        variable = trace.variables[key].ref()
+        if variable in ours and variable not in kept:
+            raise unsupported(f"training changes the weights {ours[variable].path} without a gradient")
 
 
 def _rows(x: tf.Tensor, begin: int, size: int) -> tf.Tensor:

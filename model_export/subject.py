@@ -39,6 +39,11 @@ class Weight:
     learned: bool
     """Whether it has a gradient; statistics of a batch change without one."""
 
+    @property
+    def statistic(self) -> bool:
+        """Whether it follows the statistics of batches."""
+        return self.path.endswith(_STATISTICS)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
@@ -96,6 +101,7 @@ def _of_keras(model: keras.Model, spec: ExportSpec) -> Subject:
         raise UnsupportedModel("the model is not built; begin it with keras.layers.Input(shape)")
     inputs = _inputs(model, spec)
     trainable = {id(variable) for variable in model.trainable_variables}
+    trainable |= {id(one) for layer in model._flatten_layers() if layer.trainable for one in _statistics(layer)}
     variables = [one for one in model.weights if "seed_generator" not in one.path]
     found = [(one.value, one.path.removeprefix(f"{model.name}/"), id(one) in trainable) for one in variables]
     layers = tuple((layer.name, type(layer).__name__) for layer in model._flatten_layers() if layer is not model)
@@ -106,6 +112,10 @@ def _of_keras(model: keras.Model, spec: ExportSpec) -> Subject:
         return model(arranged, training=training)
 
     return Subject(model.name, call, _weights(found, spec), inputs, layers, model)
+
+
+def _statistics(layer: keras.layers.Layer) -> list[keras.Variable]:
+    return [one for one in layer.non_trainable_variables if one.path.endswith(_STATISTICS)]
 
 
 def _of_module(model: tf.Module, spec: ExportSpec) -> Subject:
@@ -174,7 +184,11 @@ def _parts(x: tf.Tensor, inputs: Sequence[Input], dtypes: Sequence[Any]) -> list
 
 
 def _weights(found: Sequence[tuple[tf.Variable, str, bool]], spec: ExportSpec) -> tuple[Weight, ...]:
-    """Name every variable, and say which train and which stay at home."""
+    """Name every variable, and say which train and which stay at home.
+
+    Args:
+        found: Variables, their paths, and whether the model lets training change them.
+    """
     for patterns in (spec.trainable, spec.personal):
         for pattern in patterns:
             if not any(_matches(path, pattern) for _variable, path, _trainable in found):
@@ -187,11 +201,11 @@ def _weights(found: Sequence[tuple[tf.Variable, str, bool]], spec: ExportSpec) -
         adapter = "/lora_" in f"/{path}"
         personal = any(_matches(path, pattern) for pattern in spec.personal)
         chosen = personal or any(_matches(path, pattern) for pattern in spec.trainable)
-        learned = trainable and chosen and (adapter or not spec.adapters_only)
-        statistic = path.endswith(_STATISTICS) and chosen and not spec.adapters_only
+        changes = trainable and chosen and (adapter or not spec.adapters_only)
+        learned = changes and not path.endswith(_STATISTICS)
         role = Role.PERSONAL if personal else Role.ADAPTER if adapter else Role.BASE
         shape = tuple(int(side) for side in variable.shape)
-        tensor = Tensor(name=_name(path, taken), shape=shape, trainable=learned or statistic, role=role)
+        tensor = Tensor(name=_name(path, taken), shape=shape, trainable=changes, role=role)
         weights.append(Weight(variable, path, tensor, learned))
     if not any(weight.learned for weight in weights):
         raise UnsupportedModel(
