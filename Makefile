@@ -25,10 +25,13 @@ check: $(STAMP) ## lint, types, import directions, security, secrets, SBOM in bu
 bench: $(STAMP) ## measure ours beside the limit; writes build/bench.json
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-nightly: $(STAMP) ## the long suites: 10,000 generated histories of exactly-once, in two processes (about an hour)
+nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, kills at every write (about two hours)
 	@$(BIN)/python -m tests.coordinator.histories --count 5000 --seed 0 & first=$$!; \
 	$(BIN)/python -m tests.coordinator.histories --count 5000 --seed 5000; second=$$?; \
 	wait $$first && exit $$second
+	@$(BIN)/python -m tests.model_export.nightly
+	@$(BIN)/python -m tests.model_export.nightly_rules
+	@$(BIN)/python -m tests.edge_runtime.store.kills --count 200
 
 loadtest: $(STAMP) ## a 20 s locust swarm against a coordinator it starts; writes build/loadtest/verdict.json
 	@$(BIN)/edgewise-loadtest run $(ARGS)
