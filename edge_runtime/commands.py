@@ -2,139 +2,229 @@
 
 from __future__ import annotations
 
-import random
-import secrets
+import dataclasses
+import json
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
-from edge_runtime.driver import Driver, Unreachable, http_client, over_http, time_limit
-from edge_runtime.examples import Examples
-from edge_runtime.identity import load_identity
+from edge_runtime.agent import example_commands, telling
+from edge_runtime.agent.home import has_left, mark_left, opened, settings_file, take_back
+from edge_runtime.agent.looking import why_while_working
+from edge_runtime.agent.loop import Ending
+from edge_runtime.agent.loop import run as run_loop
+from edge_runtime.agent.options import (
+    HERE,
+    WAIT_S,
+    Config,
+    Coordinator,
+    Json,
+    Named,
+    State,
+    Wait,
+    collection_of,
+    fail,
+    failures_said,
+    settings_for,
+)
+from edge_runtime.agent.settings import APP, settings_of, settings_text
 from edge_runtime.interpreters import runtime_name
-from edge_runtime.model import open_model
-from edge_runtime.privacy import private_report
-from edge_runtime.protocol.bundle import Manifest, Schema
-from edge_runtime.protocol.errors import InvalidExamples, Refusal
+from edge_runtime.outcomes import Happened, SliceEnd
+from edge_runtime.protocol.errors import NotFound, Refusal, StateInUse
 from edge_runtime.protocol.keys import PublicKey, TrustRoots
-from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.session.enrol import Installation, enrol
-from edge_runtime.session.visit import Offer, VisitEnd, Work, visit
-from edge_runtime.training import Interrupted, train
+from edge_runtime.session.enrol import Installation
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="One device: enrols, checks in, trains on its own examples, reports.",
+    help="A device that trains for a coordinator, on its own examples, when it is idle. "
+    "Begin with `enrol`, then `examples declare` and `examples add`, then `doctor`, then `run`. "
+    "`why` says why nothing is trained.",
 )
+
+app.add_typer(example_commands.app, name="examples")
 
 
 @app.command()
 def info() -> None:
     """Say which interpreter this device would train with."""
-    try:
+    with failures_said():
         typer.echo(f"interpreter  {runtime_name()}")
-    except Refusal as refusal:
-        _fail(refusal.detail)
 
 
-@app.command("visit")
-def visit_once(
-    coordinator: Annotated[str, typer.Option(help="Its address: http://127.0.0.1:8470")],
-    tenant: Annotated[str, typer.Option(help="The organisation whose app this is")],
-    population: Annotated[str, typer.Option(help="The population to enrol in")],
-    tenant_key: Annotated[str, typer.Option(help="Trust root of bundles and plans, 64 hex digits")],
-    coordinator_key: Annotated[str, typer.Option(help="Trust root of checkpoints, 64 hex digits")],
-    examples: Annotated[Path, typer.Option(help="CSV: an example in a row, its features flat and then its label")],
-    state: Annotated[Path, typer.Option(help="Folder of the device key, made at the first visit")] = Path(
-        "edgewise-device"
-    ),
+@app.command("enrol")
+def enrol_command(
+    state: State = HERE,
+    config: Config = None,
+    coordinator: Annotated[str | None, typer.Option(help="Its address: https://fl.example.com")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The organisation whose device this is")] = None,
+    population: Annotated[str | None, typer.Option(help="The population to enrol in")] = None,
+    tenant_key: Annotated[str | None, typer.Option(help="Trust root of bundles and plans, 64 hex digits")] = None,
+    coordinator_key: Annotated[str | None, typer.Option(help="Trust root of checkpoints, 64 hex digits")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Take part anew after an opt-out, as a new device")] = False,
 ) -> None:
-    """Enrol if need be, and make one visit; says how it ended and when to come back."""
-    try:
-        roots = TrustRoots(PublicKey(bytes.fromhex(tenant_key)), PublicKey(bytes.fromhex(coordinator_key)))
-        rows = _rows(examples)
-        key = load_identity(state)
-        with http_client(coordinator) as client:
-            driver = Driver(key=key, tenant=tenant, send=over_http(client))
-            driver.run(enrol(Installation(tenant, population, "edgewise-device", "0.1.0", sys.platform), key.public))
-            offer = Offer(
-                tenant=tenant,
-                population=population,
-                visit=secrets.token_hex(16),
-                runtime=runtime_name(),
-                examples=len(rows),
-            )
-            end = _visit(driver, offer, roots, rows)
-    except Refusal as refusal:
-        _fail(f"{refusal.detail} ({refusal.code})")
-    except Unreachable as problem:
-        _fail(f"the coordinator did not answer: {problem}")
-    except (OSError, ValueError) as problem:
-        _fail(str(problem))
-    again_s = end.after_s + end.spread_s * random.SystemRandom().random()
-    typer.echo(f"{end.reason}; come back in {again_s:.0f} s")
+    """Make this device known. The first time, with all of the options, it also writes the settings."""
+    from edge_runtime.agent.enrolling import enrol_now
+
+    with failures_said():
+        path, text = config or settings_file(state), None
+        if not path.exists():
+            text = _new_settings(path, state, config, (coordinator, tenant, population, tenant_key, coordinator_key))
+            settings = dataclasses.replace(settings_of(text, path.absolute().parent), state=state)
+        elif any((tenant, population, tenant_key, coordinator_key)):
+            fail(f"{path} is there already: change it there, and leave these options out")
+        else:
+            settings = settings_for(state, config, coordinator)
+        if has_left(settings) and not again:
+            fail("the owner took this device out; --again takes part anew, as a new device")
+        device = enrol_now(settings, WAIT_S)
+        take_back(settings)
+        if text is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    typer.echo(f"enrolled as {device}; settings in {path}")
 
 
-def _visit(driver: Driver, offer: Offer, roots: TrustRoots, rows: list[list[float]]) -> VisitEnd:
-    def run_plan(work: Work) -> bytes | Outcome:
-        rng = np.random.default_rng()
-        local, stop = examples_of(rows, work.bundle.manifest), time_limit(work.plan.time_limit_s)
+@app.command()
+def run(
+    state: State = HERE,
+    config: Config = None,
+    coordinator: Coordinator = None,
+    once: Annotated[bool, typer.Option("--once", help="One slice of work, and end: for timers")] = False,
+    quiet_: Annotated[bool, typer.Option("--quiet", help="Only how each slice ended")] = False,
+    as_json: Json = False,
+) -> None:
+    """Work whenever conditions allow, and sleep in between, until SIGTERM or Ctrl-C. Nothing is lost by a kill."""
+    log = _Log(as_json=as_json, sentences=not quiet_)
+    with failures_said():
+        settings = settings_for(state, config, coordinator)
+        ending = Ending()
+        with ending.listening():
+            end = run_loop(settings, ending, log.slice_ended, log.say, once=once)
+    if ending.asked():
+        log.say("stopped")
+    if once and end.happened is Happened.REFUSED:
+        raise typer.Exit(1)
+
+
+@app.command()
+def why(state: State = HERE, config: Config = None, as_json: Json = False) -> None:
+    """Say why nothing is trained just now, and how the last slices ended."""
+    with failures_said():
+        settings = settings_for(state, config)
+        working = False
         try:
-            trained = train(open_model(work.bundle), work.checkpoint.weights, work.plan, local, rng, stop=stop)
-        except Interrupted as interrupted:
-            return interrupted.outcome
-        return private_report(work.participation, trained.delta, work.plan, rng)
-
-    return driver.run(visit(offer, roots, {}, run_plan))
-
-
-def _rows(path: Path) -> list[list[float]]:
-    """Read a CSV of numbers.
-
-    Raises:
-        ValueError: A row is not numbers, or too short; the text names the line.
-    """
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            row = [float(cell) for cell in line.split(",")]
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: not numbers separated by commas") from None
-        if len(row) < 2:
-            raise ValueError(f"{path}, line {number}: a row is features and, last, a label")
-        rows.append(row)
-    return rows
-
-
-def examples_of(rows: list[list[float]], manifest: Manifest) -> Examples:
-    """Shape rows as the bundle wants them; whether they fit is checked before training.
-
-    Raises:
-        InvalidExamples: A row has another number of values, or a fraction where the bundle wants whole numbers.
-    """
-    width, labels = manifest.features.size, manifest.labels.size
-    if any(len(row) != width + labels for row in rows):
-        wanted = "a label" if labels == 1 else f"{labels} labels"
-        raise InvalidExamples(f"a row has {width} features and {wanted} for this bundle")
-    table = np.array(rows, np.float64).reshape(len(rows), width + labels)
-    return Examples(
-        _typed(table[:, :width], manifest.features, "feature"), _typed(table[:, width:], manifest.labels, "label")
+            with opened(settings) as runtime:
+                found = runtime.why()
+        except StateInUse:
+            working, found = True, why_while_working(settings)
+    typer.echo(
+        telling.as_json({**dataclasses.asdict(found), "working": working})
+        if as_json
+        else telling.why_text(found, working=working)
     )
 
 
-def _typed(values: npt.NDArray[np.float64], schema: Schema, word: str) -> npt.NDArray[Any]:
-    """Shape one row an example; no number silently becomes another one, but for float32's rounding."""
-    if schema.dtype == "int32" and not ((np.rint(values) == values) & (np.abs(values) < 2**31)).all():
-        raise InvalidExamples(f"a {word} is not a whole number of 32 bits")
-    with np.errstate(over="ignore"):
-        return values.reshape(len(values), *schema.shape).astype(schema.dtype)
+@app.command()
+def infer(
+    file: Annotated[Path, typer.Argument(help="CSV or .f32: the features of one example in a row")],
+    state: State = HERE,
+    config: Config = None,
+    collection: Named = None,
+    own: Annotated[bool, typer.Option("--own", help="With the weights that this device trained for itself")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Ask for the newest released model first")] = False,
+    wait: Wait = WAIT_S,
+) -> None:
+    """Run the released model on examples of a file; one JSON object a row, with every output of the model."""
+    from edge_runtime.agent.rows import features_in
+
+    with failures_said():
+        settings = settings_for(state, config)
+        features = collection_of(settings, collection).features
+        with opened(settings, wait_s=wait) as runtime:
+            if fetch:
+                runtime.renew()
+            try:
+                for x in features_in(file, features):
+                    outputs = runtime.infer(x, personalised=own)
+                    for row in range(len(x)):
+                        typer.echo(json.dumps({name: values[row].tolist() for name, values in outputs.items()}))
+            except NotFound as refusal:
+                fail(f"{refusal.detail}; --fetch does it now")
 
 
-def _fail(sentence: str) -> NoReturn:
-    typer.echo(f"edgewise-device: {sentence}", err=True)
-    raise typer.Exit(2)
+@app.command("opt-out")
+def opt_out(
+    state: State = HERE,
+    config: Config = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    wait: Wait = WAIT_S,
+) -> None:
+    """Take this device out: delete every example and all it keeps, and tell the coordinator."""
+    with failures_said():
+        settings = settings_for(state, config)
+        if not yes and not typer.confirm(f"Delete everything in {settings.state}, for good?"):
+            fail("nothing was done")
+        with opened(settings, declares=False, leaving=True, wait_s=wait) as runtime:
+            mark_left(settings)
+            known = runtime.opt_out()
+    if known:
+        typer.echo("out: everything is deleted, and the coordinator knows")
+    else:
+        typer.echo("out: everything is deleted; the coordinator gave no answer, and `run` or `opt-out` tells it later")
+
+
+@app.command()
+def doctor(state: State = HERE, config: Config = None, coordinator: Coordinator = None, as_json: Json = False) -> None:
+    """Look at every part of this device, and say what to fix. Exit status 1 if something must be fixed."""
+    from edge_runtime.agent.doctor import Health, examine
+
+    with failures_said():
+        settings = settings_for(state, config, coordinator)
+        bad = False
+        for finding in examine(settings):
+            bad = bad or finding.health is Health.FAIL
+            if as_json:
+                typer.echo(telling.as_json(dataclasses.asdict(finding)))
+                continue
+            typer.echo(f"{finding.health:4}  {finding.part:13} {finding.found}")
+            if finding.fix and finding.health is not Health.OK:
+                typer.echo(f"{'':20}fix: {finding.fix}")
+    if bad:
+        raise typer.Exit(1)
+
+
+class _Log:
+    """Prints what happens, a line each, as it happens."""
+
+    def __init__(self, *, as_json: bool, sentences: bool) -> None:
+        self._as_json, self._sentences = as_json, sentences
+
+    def say(self, sentence: str) -> None:
+        """A sentence of the runtime; how a slice ended is told by `slice_ended`."""
+        if self._sentences and not sentence.startswith("slice: "):
+            self._line(sentence, {"event": "said", "text": sentence})
+
+    def slice_ended(self, end: SliceEnd) -> None:
+        self._line(telling.slice_text(end), {"event": "slice", **dataclasses.asdict(end)})
+
+    def _line(self, text: str, facts: dict[str, object]) -> None:
+        at = telling.stamp(time.time())
+        typer.echo(telling.as_json({"at": at, **facts}) if self._as_json else f"{at}  {text}")
+
+
+def _new_settings(path: Path, state: Path, config: Path | None, options: tuple[str | None, ...]) -> str:
+    """The first settings, from the options; their values are checked when they are read."""
+    names = ("--coordinator", "--tenant", "--population", "--tenant-key", "--coordinator-key")
+    if missing := [name for name, value in zip(names, options, strict=True) if value is None]:
+        fail(f"there is no {path} yet, and so {', '.join(missing)} must be given")
+    coordinator, tenant, population, tenant_key, coordinator_key = map(str, options)
+    try:
+        roots = TrustRoots(PublicKey(bytes.fromhex(tenant_key)), PublicKey(bytes.fromhex(coordinator_key)))
+    except (ValueError, Refusal):
+        fail("--tenant-key and --coordinator-key are 64 hex digits each")
+    installation = Installation(tenant, population, APP, "0.1.0", sys.platform)
+    return settings_text(Path("..") if config is None else state.absolute(), installation, coordinator, roots)

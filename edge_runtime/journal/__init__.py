@@ -19,7 +19,7 @@ What a restart answers, and what it cannot know:
 
 from edge_runtime.journal.folder import StateFolder, open_folder
 from edge_runtime.journal.journal import Journal, Witness
-from edge_runtime.journal.opening import open_journal
+from edge_runtime.journal.opening import open_journal, peek
 from edge_runtime.journal.participation import Phase, Progress
 from edge_runtime.journal.sealing import AppKey
 from edge_runtime.journal.state import State
@@ -34,4 +34,5 @@ __all__ = [
     "Witness",
     "open_folder",
     "open_journal",
+    "peek",
 ]

@@ -13,7 +13,8 @@ from edge_runtime.protocol.errors import DeviceStorageFull
 UNFINISHED = ".new"
 """How the name of a file ends that was not finished; one writer, so one such file for each name."""
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a disk, a quota or a limit without room says."""
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -54,7 +55,7 @@ def naming_a_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        if problem.errno in _NO_ROOM:
+        if problem.errno in NO_ROOM:
             raise DeviceStorageFull("there is no room left on the device", retry_after_s=3600) from problem
         raise
 

@@ -94,6 +94,19 @@ def open_journal(
     return Journal(folder.path, seal, document, witness)
 
 
+def peek(path: Path, *, key: AppKey | None) -> State | None:
+    """What the journal of a folder says, without taking the folder: for a look from outside. None if there is none.
+
+    Nothing is written, and whoever holds the folder may be past it already.
+
+    Raises:
+        StateDamaged, WrongStorageKey, UnsupportedVersion: It cannot be read.
+        OSError: The folder cannot be used.
+    """
+    document = _read(path, seal_of(key, _PURPOSE))
+    return None if document is None else document.state
+
+
 def _doubt(document: Document | None, places: _Places) -> Restart | None:
     """Why what was found is not believed, or None."""
     if document is None:

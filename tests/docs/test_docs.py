@@ -117,7 +117,10 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
         if not words:
             continue
         assert words[0] in commands, f"{named(page)}: {name} {words[0]}"
-        options = {option for parameter in commands[words[0]].params for option in parameter.opts}
+        command = commands[words[0]]
+        if len(words) > 1 and words[1] in (below := getattr(command, "commands", {})):
+            command = below[words[1]]
+        options = {option for parameter in command.params for option in parameter.opts}
         used = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
         assert used <= options, f"{named(page)}: {name} {words[0]} {used - options}"
 
