@@ -11,6 +11,7 @@ import tomllib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -23,8 +24,8 @@ PACKAGES = {"coordinator", "device_sim", "edge_runtime", "loadtest", "model_expo
 EDGE_NEEDS = {"numpy<2,>=1.26", "cryptography>=45", "httpx<1,>=0.28"}
 
 
-def project(path: Path) -> Mapping[str, object]:
-    found: Mapping[str, object] = tomllib.loads(path.read_text())["project"]
+def project(path: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = tomllib.loads(path.read_text())["project"]
     return found
 
 
