@@ -11,7 +11,6 @@ from edge_runtime.journal.participation import Participation, Phase
 from edge_runtime.journal.state import Restart, Visited
 from edge_runtime.protocol.errors import (
     ConflictingReport,
-    DigestMismatch,
     LanesOutOfRange,
     Malformed,
     MalformedReport,
@@ -21,7 +20,6 @@ from edge_runtime.protocol.errors import (
     Retry,
     RoundClosed,
     UnknownParticipation,
-    UnsupportedVersion,
 )
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Blocker, Outcome, Wait
@@ -105,16 +103,14 @@ class Why:
 
 FINAL_FOR_A_REPORT: Final[tuple[type[Refusal], ...]] = (
     ConflictingReport,
-    DigestMismatch,
     LanesOutOfRange,
     MalformedReport,
     ParticipationEnded,
     ReportLength,
     RoundClosed,
     UnknownParticipation,
-    UnsupportedVersion,
 )
-"""The coordinator will never take this report, or this outcome."""
+"""Refusals that only a coordinator gives: it will never take this report, or this outcome."""
 
 
 def activity_of(held: Participation | None, *, fetched: bool) -> Activity:

@@ -210,9 +210,13 @@ class Slice:
         try:
             receipt = self._exchange.drive(send_report(held.participation, report))
         except FINAL_FOR_A_REPORT as refusal:
-            return self._refused(held, refusal, Happened.REFUSED, refusal.code)
-        self._over(lambda state, now_s: now_is.received(state, receipt, now_s))
-        return self._failed(Happened.REPORTED, REPORTED, receipt.retry_after_s, held.round)
+            return self._refused(refusal, Happened.REFUSED, refusal.code)
+        return self._over(
+            lambda state, now_s: now_is.received(state, receipt, now_s),
+            Happened.REPORTED,
+            REPORTED,
+            receipt.retry_after_s,
+        )
 
     def _tell(self, held: Participation, *, watched: bool = True) -> SliceEnd:
         """Send the outcome that is decided."""
@@ -222,20 +226,23 @@ class Slice:
         try:
             noted = self._exchange.drive(give_up(held.participation, outcome, costs), watched=watched)
         except FINAL_FOR_A_REPORT as refusal:
-            return self._refused(held, refusal, Happened.GAVE_UP, outcome)
-        self._over(now_is.noted)
-        return self._failed(Happened.GAVE_UP, outcome, noted.retry_after_s, held.round)
+            return self._refused(refusal, Happened.GAVE_UP, outcome)
+        return self._over(now_is.noted, Happened.GAVE_UP, outcome, noted.retry_after_s)
 
-    def _refused(self, held: Participation, refusal: Refusal, happened: Happened, reason: str) -> SliceEnd:
+    def _refused(self, refusal: Refusal, happened: Happened, reason: str) -> SliceEnd:
         """The coordinator does not want it, and never will."""
         self._device.say(f"refused: {refusal.detail} ({refusal.code})")
-        self._over(now_is.refused)
-        return self._failed(happened, reason, failure_wait_s(None, self._device.chance()), held.round)
+        return self._over(now_is.refused, happened, reason, failure_wait_s(None, self._device.chance()))
 
-    def _over(self, change: Callable[[State, float], State]) -> None:
+    def _over(
+        self, change: Callable[[State, float], State], happened: Happened, reason: str, wait_s: float
+    ) -> SliceEnd:
+        """End the participation and note the visit, in one change."""
         self._exchange.book()
-        now_s = self._device.now_s
-        self._update(lambda state: change(state, now_s))
+        now_s, round_ = self._device.now_s, now_is.under_way(self._device.state).round
+        visit = Visited(at_s=now_s, reason=reason, round=round_)
+        self._update(lambda state: now_is.visited(change(state, now_s), visit, wait_s))
+        return self._to_come_back(happened, reason, wait_s, round_)
 
     def _give_up(self, outcome: Outcome) -> None:
         self._exchange.book()
@@ -310,6 +317,9 @@ class Slice:
         """The coordinator was met, or not to be met: note when to come back."""
         visit = Visited(at_s=self._device.now_s, reason=reason, round=round_)
         self._update(lambda state: now_is.visited(state, visit, wait_s))
+        return self._to_come_back(happened, reason, wait_s, round_)
+
+    def _to_come_back(self, happened: Happened, reason: str, wait_s: float, round_: int | None) -> SliceEnd:
         policy = self._device.policy
         after_s = min(max(wait_s, policy.min_interval_s), policy.max_interval_s)
         left = self._held is not None
