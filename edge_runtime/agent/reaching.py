@@ -87,7 +87,7 @@ def _in_the_way(problem: BaseException, network: Network) -> Unreached:
         return Unreached(f"there is no file {network.ca_file}", "ca_file under [network] names it")
     if "pins" in texts:
         return Unreached("its key is not one that is pinned", "is the address right? else put its new key under pins")
-    if "hostname mismatch" in texts or "doesn't match" in texts:
+    if "mismatch" in texts:  # of a host name or an IP address
         return Unreached("its certificate is for another name", "use the name that the certificate has")
     if "certificate has expired" in texts or "not yet valid" in texts:
         return Unreached("its certificate is not valid today", "is the clock right? else the operator renews it")
