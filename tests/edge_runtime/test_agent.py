@@ -369,3 +369,28 @@ def test_a_sealed_folder_can_be_opened_by_its_key_alone(tmp_path: Path, config: 
     assert peek(settings.state, key=app_key(settings)) is not None
     config.write_text(plain)
     assert "(wrong-storage-key)" in complaint(device("why", "--config", config))
+
+
+@pytest.mark.parametrize(
+    ("words", "taught"),
+    [
+        ((), "Begin with `enrol`"),
+        (("enrol",), "Make this device known"),
+        (("run",), "until SIGTERM"),
+        (("why",), "Say why nothing is trained"),
+        (("infer",), "Run the released model"),
+        (("opt-out",), "delete every example"),
+        (("doctor",), "Exit status 1"),
+        (("info",), "which interpreter"),
+        (("examples",), "they never leave it"),
+        (("examples", "declare"), "what its examples look like"),
+        (("examples", "add"), "or none if one does not fit"),
+        (("examples", "list"), "Count what each collection holds"),
+        (("examples", "expire"), "older than its collection keeps it"),
+        (("examples", "delete"), "for good"),
+    ],
+)
+def test_every_command_teaches_its_use(words: tuple[str, ...], taught: str) -> None:
+    text = " ".join(printed(device(*words, "--help")).replace("│", " ").split())
+    assert taught in text
+    assert "Usage" in text
