@@ -1,6 +1,6 @@
 """`python -m tests.bench [parts…]`: measure, print a table, and write `build/bench.json`.
 
-Parts are summing, checkins, training and exporting; all of them by default.
+Parts are summing, checkins, training, exporting and edge; all of them by default.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import checkins, exporting, summing, training
+from tests.bench import checkins, edge, exporting, summing, training
 from tests.bench.measure import Row
 
 OUT = Path("build/bench.json")
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "checkins": checkins.rows,
     "training": training.rows,
     "exporting": exporting.rows,
+    "edge": edge.rows,
 }
 
 

@@ -37,7 +37,7 @@ def _device_round(folder: Path) -> Row:
     bundle = verify_bundle(raw, digest(raw).hex(), key)
     count = bundle.manifest.parameters
     weights = verify_checkpoint(first, digest(first).hex(), key, bundle_sha256=bundle.sha256, parameters=count).weights
-    plan = _plan(bundle.sha256)
+    plan = plan_for(bundle.sha256)
     model = open_model(bundle)
     rng = np.random.default_rng(0)
     examples = Examples(
@@ -78,9 +78,9 @@ def _numpy_round(weights: np.ndarray[tuple[int], np.dtype[np.float32]], examples
     return trained - weights
 
 
-def _plan(bundle_sha256: str) -> Plan:
+def plan_for(bundle_sha256: str, epochs: int = 1) -> Plan:
     return Plan(
-        version=1, tenant="bench", population="bench", bundle_sha256=bundle_sha256, epochs=1, batch_size=BATCH,
+        version=1, tenant="bench", population="bench", bundle_sha256=bundle_sha256, epochs=epochs, batch_size=BATCH,
         learning_rate=0.1, proximal_mu=0.0, clipping_norm=1.0, lane_bits=32, expected_participants=100,
         max_participants=100, goal=100, min_reports=1, close=Close.GOAL, summing=Summing.PLAIN, privacy=Privacy.NONE,
         min_examples=1, time_limit_s=60.0,

@@ -69,9 +69,9 @@ def served(answer: Served, tls: ssl.SSLContext | None = None) -> Iterator[str]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # devices go away as they like
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-            server.handle_error = lambda *_: None  # type: ignore[method-assign]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

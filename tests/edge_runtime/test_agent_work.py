@@ -102,7 +102,7 @@ class TestAgainstACoordinator:
         """A coordinator in a process of its own: address, key, operator token."""
         quiet = {name: value for name, value in os.environ.items() if not name.startswith("EDGEWISE_")}
         env = {**quiet, "EDGEWISE_DATA_DIR": str(tmp_path / "home")}
-        program = BIN / "edgewise-coordinator"
+        program = str(BIN / "edgewise-coordinator")
         init = [program, "init", "--tenant", "acme", "--tenant-key", TENANT_KEY.public.raw.hex()]
         said = subprocess.run(init, env=env, capture_output=True, text=True, check=True).stdout
         serve = [program, "serve", "--port", "0"]
