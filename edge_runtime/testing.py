@@ -41,6 +41,7 @@ from edge_runtime.protocol.checkpoint import Weights, encode_checkpoint
 from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled, Left, Problem
 from edge_runtime.protocol.errors import (
     BadSignature,
+    ClockSkew,
     DeviceLeft,
     NotFound,
     Refusal,
@@ -374,17 +375,18 @@ class FakeCoordinator:
         raise NotFound(f"there is nothing at {request.path}")
 
     def _problem(self, refusal: Refusal) -> Response:
+        status = 401 if isinstance(refusal, BadSignature | ClockSkew | UnknownDevice) else 400
         problem = Problem(
             type=f"urn:edgewise:refusal:{refusal.code}",
             title=refusal.title,
-            status=400,
+            status=status,
             detail=refusal.detail,
             code=refusal.code,
             retry=refusal.retry,
             retry_after_s=refusal.retry_after_s,
             server_time=self.now_s or 0,
         )
-        return Response(400, wire.encode(problem))
+        return Response(status, wire.encode(problem))
 
 
 __all__ = ["ROOTS", "FakeCoordinator", "LinearEngine", "Outcome", "Policy", "Wait", "linear_manifest"]
