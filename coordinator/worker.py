@@ -59,7 +59,8 @@ class Worker:
         self._swept_at: datetime | None = None
 
     def resume(self) -> None:
-        """Give open rounds back the time of the outage. Once, before the first look."""
+        """Give open rounds back the time of the outage, and forget parts of reports. Once, before the first look."""
+        self._blobs.drop_all_parts()
         with self._database.writing() as session:
             down_s = rounds.move_deadlines(session, self._now())
         if down_s > HEARTBEAT_S * 3:

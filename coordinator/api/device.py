@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import re
 import time
+from collections.abc import Callable
+from datetime import datetime
 
 from fastapi import APIRouter, Request
+from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -18,10 +21,22 @@ from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled
-from edge_runtime.protocol.errors import BodyTooLarge, Malformed, NotFound, Refusal, ReportLength
+from edge_runtime.protocol.errors import BodyTooLarge, Malformed, NotFound, Refusal, ReportLength, Unavailable
+from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
-from edge_runtime.protocol.report import OutcomeNote, Receipt, outcome_path, report_path
+from edge_runtime.protocol.report import (
+    PART_BYTES,
+    OutcomeNote,
+    Receipt,
+    ReportComplete,
+    ReportHeld,
+    outcome_path,
+    parts_path,
+    report_path,
+)
+from edge_runtime.protocol.signing import SignedBy
 
+_OFFSET_DIGITS = 12
 router = APIRouter(tags=["device"])
 
 
@@ -99,29 +114,98 @@ async def checkpoint(sha256: str, request: Request, parts: PartsOf) -> Response:
 async def report(participation: str, request: Request, parts: PartsOf) -> Response:
     """Take a report: durable before its receipt; the same report gets the same receipt."""
     claim = signature_of(request)
-    expected = await as_device(
-        request, parts, claim, lambda s, device, _now: reports.expected_report(s, device, participation)
-    )
+    expected = await _expected(request, parts, claim, participation)
     try:
         _claim, body = await signed_body(request, expected.body_bytes)
     except BodyTooLarge as problem:
         raise ReportLength(f"a report of this plan has {expected.body_bytes} bytes: {problem.detail}") from None
 
+    sha256 = claim.body_digest.hex()
+    return message(await run_in_threadpool(lambda: _counted(parts, claim.keyid, expected, sha256, lambda: body)))
+
+
+@router.get(parts_path("{participation}"))
+async def report_held(participation: str, request: Request, parts: PartsOf) -> Response:
+    """How much of a report that comes in parts is here."""
+    claim, _body = await signed_body(request, 0)
+    expected, wanted = await _expected_part(request, parts, claim, participation)
+    held = expected.body_bytes
+    if wanted:
+        held = await run_in_threadpool(parts.blobs.held_part, expected.tenant, participation)
+    return message(ReportHeld(version=1, held_bytes=held))
+
+
+@router.put(parts_path("{participation}") + "/{offset}")
+async def report_part(participation: str, offset: str, request: Request, parts: PartsOf) -> Response:
+    """Take a part of a report, where the ones before it end; again changes nothing."""
+    claim, body = await signed_body(request, PART_BYTES)
+    if not offset.isdecimal() or len(offset) > _OFFSET_DIGITS:
+        raise NotFound("a part is addressed by its offset")
+    expected, wanted = await _expected_part(request, parts, claim, participation)
+    held = expected.body_bytes
+    if wanted:
+        held = await run_in_threadpool(
+            parts.blobs.put_part, expected.tenant, participation, int(offset), body, expected.body_bytes
+        )
+    return message(ReportHeld(version=1, held_bytes=held))
+
+
+@router.post(report_path("{participation}"))
+async def report_complete(participation: str, request: Request, parts: PartsOf) -> Response:
+    """Take a report whose parts are all here, as if it had come at once."""
+    claim, body = await signed_body(request)
+    complete = wire.decode(ReportComplete, body)
+    expected = await _expected(request, parts, claim, participation)
+
+    def whole() -> bytes:
+        raw = parts.blobs.take_parts(expected.tenant, participation)
+        if digest(raw).hex() != complete.report_sha256:
+            parts.blobs.drop_parts(expected.tenant, participation)
+            raise Unavailable("the parts are not this report; send them again", retry_after_s=60)
+        return raw
+
     def store() -> Receipt:
-        sha256 = claim.body_digest.hex()
-        with parts.database.reading() as session:
-            held = reports.check_acceptable(session, claim.keyid, participation, sha256)
-        if held is not None:
-            return held
-        reports.store_report(parts.blobs, expected, body, sha256)
-        try:
-            with parts.database.writing() as session:
-                return reports.record_report(session, claim.keyid, participation, sha256, len(body), parts.now())
-        except Refusal as refusal:
-            reports.drop_refused(parts.blobs, expected, sha256, refusal)
-            raise
+        receipt = _counted(parts, claim.keyid, expected, complete.report_sha256, whole)
+        parts.blobs.drop_parts(expected.tenant, participation)
+        return receipt
 
     return message(await run_in_threadpool(store))
+
+
+async def _expected(request: Request, parts: Parts, claim: SignedBy, participation: str) -> reports.Expected:
+    return await as_device(
+        request, parts, claim, lambda s, device, _now: reports.expected_report(s, device, participation)
+    )
+
+
+async def _expected_part(
+    request: Request, parts: Parts, claim: SignedBy, participation: str
+) -> tuple[reports.Expected, bool]:
+    """What the report must look like, and whether parts of it are still wanted: not, if it is held."""
+
+    def look(session: Session, device: Device, _now: datetime) -> tuple[reports.Expected, bool]:
+        expected = reports.expected_report(session, device, participation)
+        return expected, reports.wants_parts(session, device, participation)
+
+    return await as_device(request, parts, claim, look)
+
+
+def _counted(
+    parts: Parts, device: str, expected: reports.Expected, sha256: str, content: Callable[[], bytes]
+) -> Receipt:
+    """Make a report durable, then count it. The content is asked for if it is not held already."""
+    with parts.database.reading() as session:
+        held = reports.check_acceptable(session, device, expected.participation, sha256)
+    if held is not None:
+        return held
+    body = content()
+    reports.store_report(parts.blobs, expected, body, sha256)
+    try:
+        with parts.database.writing() as session:
+            return reports.record_report(session, device, expected.participation, sha256, len(body), parts.now())
+    except Refusal as refusal:
+        reports.drop_refused(parts.blobs, expected, sha256, refusal)
+        raise
 
 
 @router.post(outcome_path("{participation}"))

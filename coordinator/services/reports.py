@@ -86,6 +86,18 @@ def check_acceptable(session: Session, device_id: str, participation_id: str, sh
     return None
 
 
+def wants_parts(session: Session, device: Device, participation_id: str) -> bool:
+    """Whether parts of a report are still wanted; not, if the report is held.
+
+    Raises: As `check_acceptable`, but for another report.
+    """
+    _of_device(session, device.id, participation_id)
+    if session.get(Report, participation_id) is not None:
+        return False
+    check_acceptable(session, device.id, participation_id, "")
+    return True
+
+
 def record_report(
     session: Session, device_id: str, participation_id: str, sha256: str, body_bytes: int, now: datetime
 ) -> Receipt:
@@ -125,6 +137,7 @@ def drop_refused(blobs: FolderBlobs, expected: Expected, sha256: str, refusal: R
     """Delete the blob of a report that was refused for ever after it was stored; a report has a blob of its own."""
     if isinstance(refusal, ConflictingReport | ParticipationEnded | RoundClosed):
         blobs.delete(expected.tenant, BlobKind.REPORT, sha256)
+        blobs.drop_parts(expected.tenant, expected.participation)
 
 
 def note_outcome(

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, StorageFull
-from edge_runtime.protocol.keys import digest
+from edge_runtime.protocol.keys import digest, is_id
 
+_PARTS = "report-parts"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,6 +76,57 @@ class FolderBlobs:
         if digest(raw).hex() != sha256:
             raise DigestMismatch(f"the blob {sha256[:12]}… among {kind} was damaged on disk")
         return raw
+
+    def held_part(self, tenant: str, participation: str) -> int:
+        """How many bytes there are of a report that comes in parts."""
+        path = self._part_path(tenant, participation)
+        return path.stat().st_size if path.exists() else 0
+
+    def put_part(self, tenant: str, participation: str, offset: int, raw: bytes, most_bytes: int) -> int:
+        """Keep a part that begins within or at the end of what is held, and return how much is held then.
+
+        Nothing is promised before the report is whole: a crash may take parts with it, and the device sends them again.
+
+        Raises:
+            StorageFull: There is no room.
+        """
+        path = self._part_path(tenant, participation)
+        held = self.held_part(tenant, participation)
+        if offset > held or offset + len(raw) > most_bytes:
+            return held
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(path.parent).free < self._free_bytes_wanted + len(raw):
+                raise StorageFull("the coordinator's disk is nearly full", retry_after_s=900)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.pwrite(handle, raw, offset)
+            finally:
+                os.close(handle)
+        except OSError as problem:
+            if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("the coordinator's disk is full", retry_after_s=900) from problem
+            raise
+        return self.held_part(tenant, participation)
+
+    def take_parts(self, tenant: str, participation: str) -> bytes:
+        """Return what is held of a report that came in parts."""
+        path = self._part_path(tenant, participation)
+        return path.read_bytes() if path.exists() else b""
+
+    def drop_parts(self, tenant: str, participation: str) -> None:
+        """Forget the parts of a report; again changes nothing."""
+        self._part_path(tenant, participation).unlink(missing_ok=True)
+
+    def drop_all_parts(self) -> None:
+        """Forget every part, at a start: whose report it was sends it again."""
+        for path in self._folder.glob(f"*/{_PARTS}/*"):
+            path.unlink(missing_ok=True)
+
+    def _part_path(self, tenant: str, participation: str) -> Path:
+        if not is_name(tenant) or not is_id(participation):
+            raise NotFound("a part is of a participation")
+        return self._folder / tenant / _PARTS / participation
 
     def delete(self, tenant: str, kind: BlobKind, sha256: str) -> None:
         """Delete a blob; deleting it again changes nothing."""

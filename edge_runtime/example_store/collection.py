@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.examples import Examples, Features, Labels
 from edge_runtime.protocol import wire
@@ -112,13 +113,15 @@ def pack(x: Features, y: Labels, row: int) -> bytes:
 def unpack(rows: list[bytes], collection: Collection) -> Examples:
     """Examples from their stored bytes; none at all are an empty batch."""
     features, labels = collection.features, collection.labels
-    x = np.empty((len(rows), *features.shape), features.dtype)
-    y = np.empty((len(rows), *labels.shape), labels.dtype)
-    border = 4 * features.size
-    for position, row in enumerate(rows):
-        x[position] = np.frombuffer(row[:border], _stored(features)).reshape(features.shape)
-        y[position] = np.frombuffer(row[border:], _stored(labels)).reshape(labels.shape)
-    return Examples(x, y)
+    border, width = 4 * features.size, 4 * (features.size + labels.size)
+    table = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width)
+    return Examples(_values(table[:, :border], features), _values(table[:, border:], labels))
+
+
+def _values(raw: npt.NDArray[np.uint8], schema: Schema) -> Features:
+    """The values in the columns of a table of bytes, an example in a row."""
+    values = raw.copy().view(_stored(schema)).reshape(len(raw), *schema.shape)
+    return values.astype(schema.dtype, copy=False)
 
 
 def _stored(schema: Schema) -> np.dtype[np.generic]:

@@ -6,7 +6,6 @@ Nothing is imported before an interpreter is opened, so that a host app can ask 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -113,6 +112,8 @@ def runtime_name(runtime: str | None = None) -> str:
     """
     if runtime in BRIDGES:
         return _bridge_name(runtime)
+    import importlib.metadata  # it is slow to load, and only asked for here and below
+
     package = PACKAGES[_choose(runtime)]
     return f"{package} {importlib.metadata.version(package)}"
 
@@ -128,6 +129,8 @@ def _bridge_name(runtime: str | None) -> str:
 
 
 def _choose(runtime: str | None) -> str:
+    import importlib.metadata
+
     if runtime is not None and runtime not in PACKAGES:
         raise ValueError(f"no runtime is called {runtime!r}; there are {', '.join((*PACKAGES, *BRIDGES))}")
     for name in PACKAGES if runtime is None else (runtime,):

@@ -28,8 +28,41 @@ def report_path(participation: str) -> str:
     return f"/v1/device/participations/{participation}/report"
 
 
+def parts_path(participation: str) -> str:
+    """Where a long report is sent in parts; with an offset behind it, one part."""
+    return f"{report_path(participation)}/parts"
+
+
 def outcome_path(participation: str) -> str:
     return f"/v1/device/participations/{participation}/outcome"
+
+
+PART_BYTES: Final = 1 << 20
+"""A report of more than this is sent in parts of this size; the last may be smaller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportHeld:
+    """How many bytes of a report, from its beginning, the coordinator has. It may forget them."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    held_bytes: int
+
+    def __post_init__(self) -> None:
+        wire.require(0 <= self.held_bytes < wire.INTEGER_LIMIT, "held_bytes is 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportComplete:
+    """All parts of a report were sent; together they have this digest. The answer is the receipt."""
+
+    VERSION: ClassVar[int] = 1
+    version: int
+    report_sha256: str
+
+    def __post_init__(self) -> None:
+        wire.require(is_sha256(self.report_sha256), "report_sha256 is 64 hex digits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

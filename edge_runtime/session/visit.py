@@ -30,7 +30,18 @@ from edge_runtime.protocol.keys import TrustRoots, digest
 from edge_runtime.protocol.plan import Plan, verify_plan
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import RELEASE_PATH, Released, ReleaseQuery
-from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt, outcome_path, report_path
+from edge_runtime.protocol.report import (
+    PART_BYTES,
+    Costs,
+    OutcomeNote,
+    OutcomeNoted,
+    Receipt,
+    ReportComplete,
+    ReportHeld,
+    outcome_path,
+    parts_path,
+    report_path,
+)
 from edge_runtime.session import Request, Session, accepted, ask, fetch
 
 
@@ -197,16 +208,33 @@ def _take_part(
 
 
 def send_report(participation: str, report: bytes) -> Session[Receipt]:
-    """Send a report; the same one again gets the same receipt.
+    """Send a report, a long one in parts from where it broke off; the same one again gets the same receipt.
 
     Raises:
         Refusal: The coordinator refused, or its receipt is for another report.
     """
-    body = accepted((yield Request("PUT", report_path(participation), report)))
+    if len(report) <= PART_BYTES:
+        body = accepted((yield Request("PUT", report_path(participation), report)))
+    else:
+        yield from _send_parts(participation, report)
+        complete = ReportComplete(version=1, report_sha256=digest(report).hex())
+        body = accepted((yield Request("POST", report_path(participation), wire.encode(complete))))
     receipt = wire.decode(Receipt, body)
     if receipt.participation != participation or receipt.report_sha256 != digest(report).hex():
         raise Malformed("the receipt is for another report")
     return receipt
+
+
+def _send_parts(participation: str, report: bytes) -> Session[None]:
+    path = parts_path(participation)
+    held = wire.decode(ReportHeld, accepted((yield Request("GET", path)))).held_bytes
+    sent = 0  # a coordinator that forgets for ever is not fed for ever
+    while held < len(report) and sent <= 2 * len(report):
+        part = report[held : held + PART_BYTES]
+        sent += len(part)
+        held = wire.decode(ReportHeld, accepted((yield Request("PUT", f"{path}/{held}", part)))).held_bytes
+    if held != len(report):
+        raise Malformed("the coordinator holds another number of bytes than were sent")
 
 
 def outcome_of(refusal: Refusal, otherwise: Outcome) -> Outcome:

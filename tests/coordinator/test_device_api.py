@@ -20,7 +20,7 @@ from edge_runtime.protocol.errors import REFUSALS, NotFound
 from edge_runtime.protocol.keys import SigningKey, digest
 from edge_runtime.protocol.reasons import Wait
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
-from edge_runtime.protocol.report import outcome_path, report_path
+from edge_runtime.protocol.report import outcome_path, parts_path, report_path
 from edge_runtime.session.visit import current_release
 from tests.coordinator.asking import (
     ask,
@@ -64,6 +64,7 @@ def test_a_request_without_a_signature_is_refused_on_every_device_path(home: Hom
     paths = [("POST", ENROL_PATH), ("POST", CHECK_IN_PATH), ("POST", RELEASE_PATH)]
     paths += [("GET", bundle_path("0" * 64)), ("GET", checkpoint_path("0" * 64))]
     paths += [("PUT", report_path("0" * 32)), ("POST", outcome_path("0" * 32)), ("DELETE", DEVICE_PATH)]
+    paths += [("GET", parts_path("0" * 32)), ("PUT", parts_path("0" * 32) + "/0"), ("POST", report_path("0" * 32))]
     described = home.request("GET", "/v1/openapi.json").json()["paths"]
     assert len(paths) == sum(len(methods) for path, methods in described.items() if path.startswith("/v1/device"))
     for method, path in paths:

@@ -38,7 +38,7 @@ from edge_runtime.protocol.keys import Domain, SigningKey, device_id, digest, si
 from edge_runtime.protocol.plan import Close, Plan, Privacy, RateStep, Summing, sign_plan
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
-from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt
+from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt, ReportComplete, ReportHeld
 from edge_runtime.protocol.signing import sign_request
 
 FOLDER: Final = Path(__file__).parent / "v1"
@@ -205,6 +205,8 @@ MESSAGES: Final[tuple[object, ...]] = (
         costs=Costs(seconds=128, bytes=1048576, battery_percent=1),
     ),
     Left(version=1, device_id=DEVICE),
+    ReportHeld(version=1, held_bytes=1048576),
+    ReportComplete(version=1, report_sha256=digest(REPORT).hex()),
 )
 
 
@@ -488,6 +490,7 @@ def vectors() -> Iterator[tuple[str, Any]]:
             "checkpoint": checkin.checkpoint_path("{sha256}"),
             "release": release.RELEASE_PATH,
             "report": report.report_path("{participation}"),
+            "parts": report.parts_path("{participation}"),
             "outcome": report.outcome_path("{participation}"),
         },
     )
