@@ -257,13 +257,45 @@ def turned(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
 
 def space_to_batch(op: tf.Operation, x: tf.Tensor, block: tf.Tensor, paddings: tf.Tensor) -> Lowered:
     """SpaceToBatchND, which TensorFlow writes dilated convolutions with; BatchToSpaceND undoes it."""
-    y = copied(op, x, block, paddings).outputs[0]
-    return lowered(y, lambda dy: (tf.batch_to_space(dy, block, paddings), None, None))
+    steps, around = static_value(op, block, "block").tolist(), static_value(op, paddings, "padding").tolist()
+    return lowered(scattered_in_space(x, steps, around), lambda dy: (gathered_in_space(dy, steps, around), None, None))
 
 
 def batch_to_space(op: tf.Operation, x: tf.Tensor, block: tf.Tensor, crops: tf.Tensor) -> Lowered:
-    y = copied(op, x, block, crops).outputs[0]
-    return lowered(y, lambda dy: (tf.space_to_batch(dy, block, crops), None, None))
+    steps, around = static_value(op, block, "block").tolist(), static_value(op, crops, "crops").tolist()
+    return lowered(gathered_in_space(x, steps, around), lambda dy: (scattered_in_space(dy, steps, around), None, None))
+
+
+def scattered_in_space(x: tf.Tensor, steps: Sequence[int], around: Sequence[Sequence[int]]) -> tf.Tensor:
+    """Pad, and make a batch of every phase of a step: shape (n · Π steps, side / step, ..., channels).
+
+    TFLite's operator for it refuses a batch of unknown size on tflite-runtime 2.14; then it is axes that change places.
+    """
+    if x.shape[0] is not None:
+        return tf.space_to_batch(x, steps, around)
+    x = padded(x, [(0, 0), *((before, after) for before, after in around), (0, 0)])
+    shape, axes = [-1], len(steps)
+    for side, step in zip(x.shape[1:-1], steps, strict=True):
+        shape += [side // step, step]
+    phases, places = [2 + 2 * axis for axis in range(axes)], [1 + 2 * axis for axis in range(axes)]
+    apart = tf.transpose(tf.reshape(x, [*shape, x.shape[-1]]), [*phases, 0, *places, 1 + 2 * axes])
+    inner = [side // step for side, step in zip(x.shape[1:-1], steps, strict=True)]
+    return tf.reshape(apart, [-1, *inner, x.shape[-1]])
+
+
+def gathered_in_space(x: tf.Tensor, steps: Sequence[int], around: Sequence[Sequence[int]]) -> tf.Tensor:
+    """The reverse: phases go back between each other, and the edges are cut off."""
+    if x.shape[0] is not None:
+        return tf.batch_to_space(x, steps, around)
+    axes, inner = len(steps), list(x.shape[1:-1])
+    apart = tf.reshape(x, [*steps, -1, *inner, x.shape[-1]])
+    order = [axes] + [place for axis in range(axes) for place in (axes + 1 + axis, axis)] + [2 * axes + 1]
+    whole = tf.reshape(
+        tf.transpose(apart, order), [-1, *(side * step for side, step in zip(inner, steps, strict=True)), x.shape[-1]]
+    )
+    begin = [before for before, _after in around]
+    size = [side - before - after for side, (before, after) in zip(whole.shape[1:-1], around, strict=True)]
+    return tf.slice(whole, [0, *begin, 0], [-1, *size, x.shape[-1]])
 
 
 def lower_band(op: tf.Operation, x: tf.Tensor, below: tf.Tensor, over: tf.Tensor) -> Lowered:
