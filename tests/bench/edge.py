@@ -145,7 +145,8 @@ def _peak(folder: Path, name: str, home: Path) -> Row:
         statistics.median(peaks),
         limit + TRAINING_BYTES + 2 * weights,
         f"peak memory of a process that makes a whole slice, from check-in to report, on zoo:{name}; limit: a bare "
-        f"loop over ai-edge-litert ({limit / MIB:.1f} MiB), 15 MiB, and twice the weights ({2 * weights / MIB:.1f})",
+        f"loop over ai-edge-litert, weights in and delta out ({limit / MIB:.1f} MiB), 15 MiB, and twice the weights "
+        f"({2 * weights / MIB:.1f} MiB)",
     )
 
 
