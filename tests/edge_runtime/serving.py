@@ -14,6 +14,7 @@ from typing import Any
 from edge_runtime.protocol.bundle import encode_bundle, verify_bundle
 from edge_runtime.protocol.checkpoint import verify_checkpoint
 from edge_runtime.protocol.keys import PublicKey, digest
+from edge_runtime.protocol.report import ReportHeld
 from edge_runtime.session import Request, Response, Unreachable
 from edge_runtime.testing import ROOTS, TENANT_KEY, FakeCoordinator
 
@@ -25,10 +26,21 @@ class RealModel(FakeCoordinator):
     """Serves a bundle that an interpreter can run."""
 
     real_bundle: bytes = field(default=b"", repr=False)
+    parts: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def bundle(self) -> bytes:
         return self.real_bundle
+
+    def _ended(self, request: Request) -> Any:
+        """Takes long reports in parts, too; each part goes on where the one before ended."""
+        path, mark, _offset = request.path.partition("/report/parts")
+        if mark:
+            self.parts[path] = self.parts.get(path, b"") + request.body
+            return ReportHeld(version=1, held_bytes=len(self.parts[path]))
+        if request.method == "POST" and request.path.endswith("/report"):
+            request = Request("PUT", request.path, self.parts[request.path.removesuffix("/report")])
+        return FakeCoordinator._ended(self, request)
 
 
 def real_model(bundle: bytes, checkpoint: bytes, key: PublicKey) -> RealModel:
