@@ -30,9 +30,10 @@ from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, Re
 from edge_runtime.protocol.enrolment import LONGEST_DELAY_S, Enrol, Enrolled, Evidence, Problem
 from edge_runtime.protocol.errors import Malformed, Refusal, UnsupportedVersion
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing
+from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import Released, ReleaseQuery
-from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt
+from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt
 from tests.vectors.make import MESSAGES
 
 hexadecimal = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -427,10 +428,10 @@ SLOT = {"name": "momentum", "role": "base", "shape": [2], "trainable": False}
     ],
 )
 def test_a_value_out_of_its_range_is_malformed(kind: type, changes: dict[str, object]) -> None:
-    (message,) = [message for message in MESSAGES if type(message) is kind]
-    tree = {**json.loads(wire.encode(message)), **changes}
-    with pytest.raises(Malformed):
-        wire.decode(kind, json.dumps(tree).encode())
+    for message in [message for message in MESSAGES if type(message) is kind]:
+        tree = {**json.loads(wire.encode(message)), **changes}
+        with pytest.raises(Malformed):
+            wire.decode(kind, json.dumps(tree).encode())
 
 
 @pytest.mark.parametrize(
@@ -455,10 +456,37 @@ def test_an_assignment_of_nonsense_is_malformed(changes: dict[str, object]) -> N
 
 
 def test_an_answer_is_an_assignment_or_a_retry_window_and_not_both() -> None:
-    first, second = (json.loads(wire.encode(one)) for one in MESSAGES if isinstance(one, CheckInAnswer))
+    first, second, _third = (json.loads(wire.encode(one)) for one in MESSAGES if isinstance(one, CheckInAnswer))
     for tree in ({**first, "retry": second["retry"]}, {**second, "retry": None}):
         with pytest.raises(Malformed, match="an assignment or a retry window"):
             wire.decode(CheckInAnswer, json.dumps(tree).encode())
+
+
+VERSIONED = [message for message in MESSAGES if wire._added(type(message))]
+
+
+@pytest.mark.parametrize("message", VERSIONED, ids=lambda message: f"{type(message).__name__} {message.version}")
+def test_a_version_has_exactly_the_keys_that_it_brought(message: Any) -> None:
+    tree = json.loads(wire.encode(message))
+    added = set(message.ADDED)
+    assert added & set(tree) == (added if message.version == 2 else set())
+    wrong = dict.fromkeys(added) if message.version == 1 else {"version": 1}
+    for other in ({**tree, **wrong}, {**tree, "version": 0}, {**tree, "version": 3}):
+        with pytest.raises((Malformed, UnsupportedVersion)):
+            wire.decode(type(message), json.dumps(other).encode())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Enrolled(version=1, device_id="0" * 32, retry_after_s=0.0, policy=Policy()),
+        lambda: OutcomeNote(version=1, reason=Outcome.IN_USE, costs=Costs(seconds=0, bytes=0, battery_percent=0)),
+    ],
+    ids=["Enrolled", "OutcomeNote"],
+)
+def test_what_a_version_could_not_carry_is_not_made(make: Callable[[], object]) -> None:
+    with pytest.raises(Malformed, match="version 1"):
+        make()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
