@@ -17,7 +17,8 @@ from model_export.errors import unsupported
 from model_export.gradients.rule import Lowered, Rule, attribute, copied, lowered
 from model_export.gradients.shapes import folded, same_shape
 
-_MANY_SIDES: Final = 5
+MANY_SIDES: Final = 5
+"""From here on, MUL of tflite-runtime 2.14 repeats nothing."""
 
 Derivative = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 """From x, y = f(x) and dy to dx."""
@@ -98,7 +99,7 @@ def times(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     MUL of tflite-runtime 2.14 ends the process where it repeats along one of five sides or more; DIV does not. So there
     the product is x / (1 / y), which is 0 where y is.
     """
-    if max(x.shape.rank, y.shape.rank) < _MANY_SIDES or same_shape(x, y) or 1 in (_values(x), _values(y)):
+    if max(x.shape.rank, y.shape.rank) < MANY_SIDES or same_shape(x, y) or 1 in (_values(x), _values(y)):
         return x * y
     return x / (1.0 / y) if _values(y) <= _values(x) else y / (1.0 / x)
 

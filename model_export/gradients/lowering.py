@@ -28,6 +28,7 @@ from model_export.gradients import (
     reductions,
 )
 from model_export.gradients.constants import folded_constants
+from model_export.gradients.elementwise import MANY_SIDES
 from model_export.gradients.fusion import fused
 from model_export.gradients.matmul import product_left_transposed
 from model_export.gradients.randomness import DRAWS, drawn
@@ -110,7 +111,7 @@ class Emission:
             of_outputs = [added_up(shares.pop(key, [])) for key in node.outputs]
             if step.backward is None or all(one is None for one in of_outputs):
                 continue
-            if not step.broadcasts:
+            if not step.broadcasts or any(_must_be_whole(output) for output in step.outputs):
                 of_outputs = [
                     None if one is None else spread(one, output)
                     for one, output in zip(of_outputs, step.outputs, strict=True)
@@ -167,6 +168,11 @@ class Emission:
             else:
                 self.values[key] = tf.constant(self._trace.constants[key])
         return self.values[key]
+
+
+def _must_be_whole(output: tf.Tensor) -> bool:
+    """Whether a product that repeats along a side would end tflite-runtime 2.14: a MUL that XNNPACK does not take."""
+    return bool(output.shape.rank and output.shape.rank >= MANY_SIDES and not output.shape.is_fully_defined())
 
 
 def _needed(nodes: Sequence[Node], wanted: Iterable[Key], present: Mapping[Key, tf.Tensor]) -> list[Node]:
