@@ -30,7 +30,18 @@ FIXED = (
     *("largest", "conv1d", "conv1d_transposed", "up1d", "each_step", "einsum_dense", "heads", "attention", "additive"),
     *("dotted", "gru", "bidirectional", "masking", "masked_words", "tied", "averaged_words"),
 )
-DYNAMIC = ("shared", "residual", "custom_gradient", "separable", "pooled", "heads", "averaged_words", "conv1d")
+DYNAMIC = (
+    "shared",
+    "residual",
+    "custom_gradient",
+    "separable",
+    "pooled",
+    "heads",
+    "averaged_words",
+    "conv1d",
+    "group_norm",
+    "depthwise_dilated",
+)
 LONG = ("lstm", "heads_causal", "grouped_heads", "conv_lstm", "words")
 """Only in the nightly form, like all others with an unknown batch."""
 
