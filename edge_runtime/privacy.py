@@ -30,7 +30,8 @@ def clip(delta: Delta, clipping_norm: float) -> Delta:
     norm = math.sqrt(float(np.dot(exact, exact)))
     if norm <= clipping_norm:
         return delta
-    return (exact * (clipping_norm / norm)).astype(np.float32)
+    exact *= clipping_norm / norm
+    return exact.astype(np.float32)
 
 
 def private_report(participation: str, delta: Delta, plan: Plan, rng: np.random.Generator) -> bytes:

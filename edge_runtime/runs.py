@@ -56,12 +56,26 @@ class Run:
         plan = verified_plan(
             held.plan, held.plan_signature, installation.tenant, installation.population, self._device.roots
         )
+        finished = self._finished(plan)
+        self._say_evaluation(finished)
+        report = private_report(held.participation, finished.delta, plan, self._generator())
+        self._exchange.book()
+        self._device.journal.seal(report, Trained(plan.bundle_sha256, finished.weights))
+
+    def _finished(self, plan: Plan) -> Finished:
+        """Train to the end; the graph, its interpreter and the weights received are let go before a report is made."""
         self.refused_as = Outcome.BUNDLE_REFUSED
         bundle = self._bundle(plan)
         self.refused_as = Outcome.CHECKPOINT_REFUSED
         checkpoint = self._checkpoint(bundle)
         self.refused_as = Outcome.INTERPRETER_FAILED
-        self._train(plan, bundle, checkpoint)
+        journal = self._device.journal
+        model = self._device.engine.open(bundle)
+        received = with_own(checkpoint.weights, journal.personal(bundle.sha256), bundle.manifest)
+        del checkpoint
+        progress = journal.progress() or self._begun(plan, model, received)
+        stop, examples = self._stop(plan), self._examples(progress)
+        return resume(model, received, plan, examples, progress, save=self._save, stop=stop, due=self._due)
 
     def _bundle(self, plan: Plan) -> Bundle:
         sha256, downloads = plan.bundle_sha256, self._device.downloads
@@ -78,18 +92,6 @@ class Run:
             raw = self._exchange.drive(downloads.obtain(checkpoint_path(sha256), sha256, limit))
         key = self._device.roots.coordinator
         return verify_checkpoint(raw, sha256, key, bundle_sha256=bundle.sha256, parameters=parameters)
-
-    def _train(self, plan: Plan, bundle: Bundle, checkpoint: Checkpoint) -> None:
-        device, journal = self._device, self._device.journal
-        model = device.engine.open(bundle)
-        received = with_own(checkpoint.weights, journal.personal(bundle.sha256), bundle.manifest)
-        progress = journal.progress() or self._begun(plan, model, received)
-        stop, examples = self._stop(plan), self._examples(progress)
-        finished = resume(model, received, plan, examples, progress, save=self._save, stop=stop, due=self._due)
-        self._say_evaluation(finished)
-        report = private_report(self._held.participation, finished.delta, plan, self._generator())
-        self._exchange.book()
-        journal.seal(report, Trained(bundle.sha256, finished.weights))
 
     def _begun(self, plan: Plan, model: Model, received: Weights) -> Progress:
         """Fix the examples, their order and the chances of dropout, on disk before the first step."""

@@ -29,6 +29,8 @@ LANE_BITS: Final = (32,)
 CLIPPING_NORMS: Final = (1e-9, 1e6)
 """The smallest and the largest clipping norm: the scale stays finite, and float32 holds every value."""
 
+_BLOCK: Final = 1 << 16
+"""Values that are rounded at a time, so that a phone never holds a large delta in float64."""
 _FLOAT32_SLACK: Final = 1e-6
 """Relative room for the float32 rounding of a clipped delta."""
 
@@ -90,19 +92,20 @@ class Lanes:
         Raises:
             LanesOutOfRange: A value is not finite, or beyond what an honest delta can hold.
         """
-        peak = float(np.abs(delta).max(initial=0.0))  # NaN if there is one anywhere
+        peak = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))  # NaN if there is one anywhere
         if not math.isfinite(peak):
             raise LanesOutOfRange("a value of the delta is not finite")
         if peak > self.clipping_norm * (1 + _FLOAT32_SLACK):
             raise LanesOutOfRange("a value of the delta is beyond the clipping norm")
-        scaled = delta.astype(np.float64)
-        np.clip(scaled, -self.clipping_norm, self.clipping_norm, out=scaled)
-        scaled *= self.scale
-        rounded = np.floor(scaled)
-        scaled -= rounded
-        rounded += rng.random(scaled.shape) < scaled
-        lanes = np.zeros(rounded.size + ZERO_LANES, dtype="<u4")
-        lanes[: rounded.size] = rounded.astype(np.int32).view(np.uint32)
+        lanes = np.zeros(delta.size + ZERO_LANES, dtype="<u4")
+        for begin in range(0, delta.size, _BLOCK):
+            scaled = delta[begin : begin + _BLOCK].astype(np.float64)
+            np.clip(scaled, -self.clipping_norm, self.clipping_norm, out=scaled)
+            scaled *= self.scale
+            rounded = np.floor(scaled)
+            scaled -= rounded
+            rounded += rng.random(scaled.shape) < scaled
+            lanes[begin : begin + rounded.size] = rounded.astype(np.int32).view(np.uint32)
         return lanes.tobytes()
 
     def unpack(self, packed: bytes | memoryview, parameters: int) -> LaneVector:
