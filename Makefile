@@ -32,6 +32,7 @@ nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, ki
 	@$(BIN)/python -m tests.model_export.nightly
 	@$(BIN)/python -m tests.model_export.nightly_rules
 	@$(BIN)/python -m tests.edge_runtime.store.kills --count 200
+	@$(BIN)/python -m tests.edge_runtime.runtime.kills --count 200
 
 loadtest: $(STAMP) ## a 20 s locust swarm against a coordinator it starts; writes build/loadtest/verdict.json
 	@$(BIN)/edgewise-loadtest run $(ARGS)
