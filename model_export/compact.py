@@ -49,6 +49,9 @@ def compacted(graph: bytes, weights: Sequence[Weights], storage: Storage) -> tup
     _first_with_inputs(model)
     _strip(model)
     _share_buffers(model)
+    for subgraph in model.subgraphs:
+        for op in subgraph.operators:
+            op.builtinOptions = op.builtinOptions and _Options(op.builtinOptions)
     builder = _Sharing(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output()), [restored(one, storage) for one in weights]
@@ -77,12 +80,27 @@ class _Sharing(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers ships 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._places: dict[tuple[str, bytes], int] = {}
+        self.options: dict[tuple[str, str], int] = {}
 
     def CreateNumpyVector(self, x: Array) -> int:  # noqa: N802 (the library's name)
         key = (x.dtype.str, x.tobytes())
         if key not in self._places:
             self._places[key] = super().CreateNumpyVector(x)
         return self._places[key]
+
+
+class _Options:
+    """Options of an operator, written once for all operators that have the same."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        fields = sorted(vars(options).items())
+        self._key = (type(options).__name__, repr([(name, np.asarray(value).tolist()) for name, value in fields]))
+
+    def Pack(self, builder: _Sharing) -> int:  # noqa: N802 (the library's name)
+        if self._key not in builder.options:
+            builder.options[self._key] = self._options.Pack(builder)
+        return builder.options[self._key]
 
 
 class _Initializer:

@@ -126,3 +126,6 @@ class Exported:
     bundle_sha256: str
     checkpoint: bytes
     checkpoint_sha256: str
+
+    def __repr__(self) -> str:
+        return f"Exported({self.manifest.name}, bundle {self.bundle_sha256[:12]}…)"
