@@ -74,6 +74,8 @@ def take_apart(raw: bytes) -> Laid:
         raise Distrusted(Part.MANIFEST, problem.detail) from problem
     graph = raw[_HEADER.size + manifest_bytes : end]
     if digest(graph).hex() != manifest.graph_sha256:
+        if digest(graph[:-SIGNATURE_BYTES]).hex() == manifest.graph_sha256:  # it took the signature for graph
+            raise Distrusted(Part.HEADER, "it tells of a longer graph than the manifest names")
         raise Distrusted(Part.GRAPH, "it is not the one that the manifest names")
     return Laid(manifest, graph, any(raw[end:]))
 
