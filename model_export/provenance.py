@@ -71,6 +71,8 @@ def take_apart(raw: bytes) -> Laid:
     try:
         manifest = wire.decode(Manifest, raw[_HEADER.size : _HEADER.size + manifest_bytes])
     except Refusal as problem:
+        if _is_manifest(raw[_HEADER.size : _HEADER.size + manifest_bytes - SIGNATURE_BYTES]):
+            raise Distrusted(Part.HEADER, "it tells of a longer manifest than there is") from problem
         raise Distrusted(Part.MANIFEST, problem.detail) from problem
     graph = raw[_HEADER.size + manifest_bytes : end]
     if digest(graph).hex() != manifest.graph_sha256:
@@ -78,6 +80,14 @@ def take_apart(raw: bytes) -> Laid:
             raise Distrusted(Part.HEADER, "it tells of a longer graph than the manifest names")
         raise Distrusted(Part.GRAPH, "it is not the one that the manifest names")
     return Laid(manifest, graph, any(raw[end:]))
+
+
+def _is_manifest(raw: bytes) -> bool:
+    try:
+        wire.decode(Manifest, raw)
+    except Refusal:
+        return False
+    return True
 
 
 def verified(raw: bytes, key: PublicKey, expected_sha256: str | None = None) -> Bundle:
