@@ -89,9 +89,9 @@ class Step:
         statistics = [key for key in self._whole.updates if self._whole.variables[key].ref() in self._changing]
         head = self._emission(self._whole, batch, values, seed, given=seen, updated=statistics)
         loss = self._whole.outputs["loss_sum"]
-        (*shares_of_cut,) = head.shares({loss: upstream}, [*self._wanted, *seen])
-        shares = shares_of_cut[: len(self._wanted)]
-        of_images = [added_up(one) for one in shares_of_cut[len(self._wanted) :]]
+        found = head.shares({loss: upstream}, [*self._wanted, *seen])
+        shares = found[: len(self._wanted)]
+        of_images = [added_up(one) for one in found[len(self._wanted) :]]
         for part, trunk in enumerate(trunks):
             back = {
                 key: _rows(spread(gradient, seen[key]), part * self._size, self._size)

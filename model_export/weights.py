@@ -117,7 +117,7 @@ def save(model: keras.Model, path: Path) -> None:
 
 def _own_loss(outputs: Any, labels: Any) -> Any:
     """Stands for a loss that the manifest only names; nothing here trains."""
-    raise NotImplementedError("the bundle's loss is its author's")
+    raise UnsupportedModel("the bundle names a loss of its author's own, and only its name")
 
 
 def _some(names: Sequence[str]) -> str:

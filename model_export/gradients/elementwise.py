@@ -67,11 +67,6 @@ def forbidding(op: tf.Operation, x: tf.Tensor) -> Lowered:
     return lowered(x, backward)
 
 
-def constant_slope(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
-    """A step function or a question: its gradient is zero wherever it has one."""
-    return copied(op, *inputs)
-
-
 def cast(op: tf.Operation, x: tf.Tensor) -> Lowered:
     if x.dtype == op.outputs[0].dtype:
         return passing(op, x)
@@ -244,7 +239,7 @@ _FLAT: Final = (
 
 RULES: Final[Mapping[str, Rule]] = {
     **{name: unary(derivative) for name, derivative in _UNARY.items()},
-    **dict.fromkeys(_FLAT, constant_slope),
+    **dict.fromkeys(_FLAT, copied),
     **dict.fromkeys(("Identity", "CheckNumerics", "EnsureShape"), passing),
     "PreventGradient": forbidding,
     "StopGradient": stopping,

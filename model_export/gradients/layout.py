@@ -315,10 +315,6 @@ def _present(upstream: Sequence[tf.Tensor | None], parts: Sequence[tf.Tensor]) -
     return [part * 0.0 if dy is None else dy for dy, part in zip(upstream, parts, strict=True)]
 
 
-def question(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
-    return copied(op, *inputs)
-
-
 def filled(op: tf.Operation, shape: tf.Tensor, value: tf.Tensor) -> Lowered:
     """Fill: one value in many places, so its gradient is the sum over them."""
     y = copied(op, shape, value).outputs[0]
@@ -340,7 +336,7 @@ _QUESTIONS: Final[tuple[str, ...]] = (
 """Without a gradient: sizes, indices and constants."""
 
 RULES: Final[Mapping[str, Rule]] = {
-    **dict.fromkeys(_QUESTIONS, question),
+    **dict.fromkeys(_QUESTIONS, copied),
     "Fill": filled,
     "Prod": multiplied_up,
     "Reshape": reshape,

@@ -60,10 +60,6 @@ def cumulative_sum(op: tf.Operation, x: tf.Tensor, axis: tf.Tensor) -> Lowered:
     return lowered(y, lambda dy: (tf.cumsum(dy, along, exclusive=exclusive, reverse=not reverse), None))
 
 
-def question(op: tf.Operation, *inputs: tf.Tensor) -> Lowered:
-    return copied(op, *inputs)
-
-
 def _axes(op: tf.Operation, x: tf.Tensor, axes: tf.Tensor) -> list[int]:
     return sorted({int(axis) % x.shape.rank for axis in static_value(op, axes, "axes").reshape(-1)})
 
@@ -82,5 +78,5 @@ RULES: Final[Mapping[str, Rule]] = {
     "Min": extreme,
     "L2Loss": half_square_sum,
     "Cumsum": cumulative_sum,
-    **dict.fromkeys(("ArgMax", "ArgMin", "All", "Any"), question),
+    **dict.fromkeys(("ArgMax", "ArgMin", "All", "Any"), copied),
 }
