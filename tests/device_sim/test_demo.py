@@ -139,15 +139,20 @@ def test_the_demo_leaves_no_process_behind(run: Run) -> None:
 
 def test_a_signal_stops_everything(run: Run, tmp_path: Path) -> None:
     children = {
-        number: demo(tmp_path / number.name, *SMALL, f"--exported={run.folder}")
+        number: demo(tmp_path / number.name, *SMALL, "--rounds=1000", f"--exported={run.folder}")
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    for number, child in children.items():
-        wait_for(lambda out=tmp_path / number.name: coordinator_of(out), child)  # type: ignore[misc]
-        child.send_signal(number)
-    for child in children.values():
-        code, _out, err = finished(child)
-        assert (code, err.strip()) == (130, "edgewise-sim: stopped; nothing is left running")
+    try:
+        for number, child in children.items():
+            wait_for(lambda out=tmp_path / number.name: coordinator_of(out), child)  # type: ignore[misc]
+            child.send_signal(number)
+        for child in children.values():
+            code, _out, err = finished(child)
+            assert (code, err.strip()) == (130, "edgewise-sim: stopped; nothing is left running")
+    finally:
+        for child in children.values():
+            child.kill()  # nothing to do unless one of them failed
+            child.communicate()
     assert processes_of(tmp_path) == []
 
 
