@@ -64,21 +64,26 @@ class Operator:
         return str(answer.json()["sha256"])
 
     def order_task(
-        self, name: str, plan: Plan, key: SigningKey, checkpoint_sha256: str, recipe: Recipe, **how: Any
+        self, name: str, plan: Plan, key: SigningKey, checkpoint_sha256: str, recipe: Recipe, seed: str, **how: Any
     ) -> None:
-        """Sign the plan as the tenant, and start a task with it."""
+        """Sign the plan as the tenant, and start a task with it; `how` are settings of the task."""
         raw, signature = sign_plan(plan, key)
         order = {
             "name": name,
             "plan": base64.b64encode(raw).decode(),
             "plan_signature": base64.b64encode(signature).decode(),
             "checkpoint_sha256": checkpoint_sha256,
-            "rounds": recipe.rounds,
-            "over_selection": OVER_SELECTION,
-            "server_learning_rate": recipe.server_learning_rate,
-            **how,
+            "seed": seed,
+            "settings": {
+                "stop": {"rounds": recipe.rounds},
+                "over_selection": OVER_SELECTION,
+                "server_optimiser": {"learning_rate": recipe.server_learning_rate},
+                **how,
+            },
         }
         self._call("POST", "/tasks", json=order)
+        for step in ("approve", "start"):
+            self._call("POST", f"/tasks/{name}/{step}")
 
     def task(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self._call("GET", f"/tasks/{name}").json()

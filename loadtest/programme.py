@@ -116,6 +116,8 @@ def publish(operators: Operators, target: Target, name: str, size: Size) -> Prog
     first = operators.call("POST", f"/bundles/{sha256}/checkpoints", content=checkpoint)
     order = task_order(name, made_up_plan(target.tenant, name, sha256, size.goal), target.tenant_key, size)
     operators.call("POST", "/tasks", json={**order, "checkpoint_sha256": first["sha256"]})
+    for step in ("approve", "start"):
+        operators.call("POST", f"/tasks/{name}/{step}")
     return Programme(population=name, task=name, first_weights_sha256=first["weights_sha256"])
 
 
@@ -183,13 +185,15 @@ def task_order(name: str, plan: Plan, key: SigningKey, size: Size) -> dict[str, 
         "name": name,
         "plan": base64.b64encode(raw).decode(),
         "plan_signature": base64.b64encode(signature).decode(),
-        "rounds": ROUNDS,
-        "over_selection": OVER_SELECTION,
-        "pool_size": min(size.phones, 2 * chosen),
-        "selecting_deadline_s": DEADLINE_S,
-        "reporting_deadline_s": DEADLINE_S,
-        "retry_rejected_s": RETRY_S,
-        "retry_reported_s": RETRY_S,
+        "settings": {
+            "stop": {"rounds": ROUNDS},
+            "over_selection": OVER_SELECTION,
+            "pool_size": min(size.phones, 2 * chosen),
+            "selecting_deadline_s": DEADLINE_S,
+            "reporting_deadline_s": DEADLINE_S,
+            "retry_rejected_s": RETRY_S,
+            "retry_reported_s": RETRY_S,
+        },
     }
 
 

@@ -224,30 +224,47 @@ class Home:
         sha256: str = answer.raise_for_status().json()["sha256"]
         return sha256
 
-    def order(self, plan: Plan = PLAN, **changes: Any) -> dict[str, Any]:
+    def order(
+        self,
+        plan: Plan = PLAN,
+        *,
+        name: str = TASK,
+        checkpoint_sha256: str = "",
+        seed: str | None = "00" * 32,
+        rounds: int | None = 2,
+        **settings: Any,
+    ) -> dict[str, Any]:
         """The body of a task request."""
         raw, signature = sign_plan(plan, TENANT_KEY)
         order = {
-            "name": TASK,
+            "name": name,
             "plan": base64.b64encode(raw).decode(),
             "plan_signature": base64.b64encode(signature).decode(),
-            "checkpoint_sha256": "",
-            "rounds": 2,
-            "over_selection": 1.0,
-            "pool_size": 4,
-            "selecting_deadline_s": 100.0,
-            "reporting_deadline_s": 100.0,
-            "server_learning_rate": 1.0,
-            "retry_rejected_s": 10.0,
-            "retry_reported_s": 10.0,
-            "seed": "00" * 32,
+            "checkpoint_sha256": checkpoint_sha256,
+            "settings": {
+                "stop": {"rounds": rounds},
+                "over_selection": 1.0,
+                "pool_size": 4,
+                "selecting_deadline_s": 100.0,
+                "reporting_deadline_s": 100.0,
+                "retry_rejected_s": 10.0,
+                "retry_reported_s": 10.0,
+                **settings,
+            },
         }
-        return {**order, **changes}
+        return order if seed is None else {**order, "seed": seed}
 
     def start_task(self, plan: Plan = PLAN, **changes: Any) -> None:
         order = self.order(plan, **{"checkpoint_sha256": self.publish(), **changes})
-        self.operator("POST", "/tasks", json=order).raise_for_status()
+        self.start_order(order)
         self.look()
+
+    def start_order(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Create the task of an order, approve and start it; the task."""
+        self.operator("POST", "/tasks", json=order).raise_for_status()
+        self.operator("POST", f"/tasks/{order['name']}/approve").raise_for_status()
+        started: dict[str, Any] = self.operator("POST", f"/tasks/{order['name']}/start").raise_for_status().json()
+        return started
 
     def task(self) -> dict[str, Any]:
         found: dict[str, Any] = self.operator("GET", f"/tasks/{TASK}").raise_for_status().json()

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from coordinator.api.parts import BlobResponse, Parts, PartsOf, read_body
+from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.services import catalogue, tasks
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import CheckpointRow, Population, Task, Tenant
@@ -56,14 +57,7 @@ class TaskRequest(Body):
     plan: str = Field(description="Base64 of the plan's exact bytes.")
     plan_signature: str = Field(description="Base64 of the tenant's signature of the plan.")
     checkpoint_sha256: str = Field(description="The imported checkpoint that round 1 starts from.")
-    rounds: int = Field(ge=1, le=100_000, description="Committed rounds after which the task is completed.")
-    over_selection: float = Field(1.3, ge=1, le=10, description="Devices chosen for one report of the goal.")
-    pool_size: int = Field(ge=1, le=1_000_000, description="Devices that check in before a round chooses.")
-    selecting_deadline_s: float = Field(600, ge=1, le=604_800)
-    reporting_deadline_s: float = Field(600, ge=1, le=604_800)
-    server_learning_rate: float = Field(1.0, gt=0, le=100)
-    retry_rejected_s: float = Field(900, gt=0, le=604_800, description="Retry window after a rejected check-in.")
-    retry_reported_s: float = Field(900, gt=0, le=604_800, description="Retry window after a report.")
+    settings: TaskSettings
     seed: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the selection; random when absent.")
 
 
@@ -97,7 +91,9 @@ class TaskView(Body):
     model_version: int
     weights_sha256: str
     rounds_committed: int
-    rounds_wanted: int
+    rounds_wanted: int | None
+    settings: dict[str, Any]
+    ended_because: str | None
     created_at: datetime
 
 
@@ -196,7 +192,7 @@ def get_checkpoint_view(sha256: str, tenant: TenantOf, parts: PartsOf) -> Checkp
 
 @router.post("/tasks", openapi_extra=_TASK_BODY)
 async def post_task(request: Request, tenant: TenantOf, parts: PartsOf) -> TaskView:
-    """Create an active task; the same order again returns the same task."""
+    """Create a task as a draft; the same order again returns the same task."""
     wanted = _ordered(await read_body(request, wire.MESSAGE_LIMIT_BYTES))
 
     def take() -> TaskView:
@@ -222,14 +218,7 @@ def _ordered(body: bytes) -> tasks.TaskOrder:
         plan=_bytes(order.plan, "plan"),
         plan_signature=_bytes(order.plan_signature, "plan_signature", SIGNATURE_BYTES),
         checkpoint_sha256=order.checkpoint_sha256,
-        rounds_wanted=order.rounds,
-        over_selection=order.over_selection,
-        pool_size=order.pool_size,
-        selecting_deadline_s=order.selecting_deadline_s,
-        reporting_deadline_s=order.reporting_deadline_s,
-        server_learning_rate=order.server_learning_rate,
-        retry_rejected_s=order.retry_rejected_s,
-        retry_reported_s=order.retry_reported_s,
+        settings=order.settings,
         seed=bytes.fromhex(order.seed) if order.seed is not None else None,
     )
 
@@ -247,6 +236,38 @@ def get_rounds(name: str, tenant: TenantOf, parts: PartsOf, after: After = 0) ->
     """The rounds of a task with a number above `after`, with the outcomes of their participants."""
     with parts.database.reading() as session:
         return tasks.rounds_of(session, tasks.task_named(session, tenant, name), after)
+
+
+@router.post("/tasks/{name}/approve")
+def approve_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Approve a draft as it stands."""
+    with parts.database.writing() as session:
+        task = tasks.approve_task(session, tenant, name, parts.now())
+    return _task_view(parts, task)
+
+
+@router.post("/tasks/{name}/start")
+def start_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Start an approved task."""
+    with parts.database.writing() as session:
+        task = tasks.start_task(session, tenant, name, parts.now())
+    return _task_view(parts, task)
+
+
+@router.post("/tasks/{name}/pause")
+def pause_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Choose no more devices until the task is resumed; those at work go on."""
+    with parts.database.writing() as session:
+        task = tasks.pause_task(session, tenant, name)
+    return _task_view(parts, task)
+
+
+@router.post("/tasks/{name}/resume")
+def resume_task(name: str, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Go on with a paused task."""
+    with parts.database.writing() as session:
+        task = tasks.resume_task(session, tenant, name)
+    return _task_view(parts, task)
 
 
 @router.post("/tasks/{name}/cancel")
@@ -283,7 +304,9 @@ def _task_view(parts: Parts, task: Task) -> TaskView:
         model_version=newest.model_version,
         weights_sha256=newest.weights_sha256,
         rounds_committed=task.rounds_committed,
-        rounds_wanted=task.rounds_wanted,
+        rounds_wanted=read_settings(task.settings).stop.rounds,
+        settings=json.loads(task.settings),
+        ended_because=task.ended_because,
         created_at=task.created_at,
     )
 

@@ -18,6 +18,8 @@ from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, Operator
 from edge_runtime.protocol.keys import PublicKey, SigningKey, digest
 from edge_runtime.protocol.policy import Policy
 
+BUCKET_KEY_BYTES = 32
+
 
 def create_tenant(session: Session, name: str, public_key: PublicKey, now: datetime) -> None:
     """Make a tenant known with the key that signs its bundles and plans.
@@ -100,7 +102,9 @@ def create_population(session: Session, tenant: Tenant, name: str, now: datetime
     if not is_name(name):
         raise Malformed(f"{name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
     if session.get(Population, (tenant.name, name)) is None:
-        session.add(Population(tenant=tenant.name, name=name, created_at=now))
+        session.add(
+            Population(tenant=tenant.name, name=name, created_at=now, bucket_key=secrets.token_bytes(BUCKET_KEY_BYTES))
+        )
 
 
 def store_bundle(blobs: FolderBlobs, tenant: Tenant, sha256: str, raw: bytes) -> Manifest:

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlmodel import Session, col, select
 
 from coordinator.core.rounds import OPEN_PHASES, OPEN_STANDINGS, Phase, Standing
+from coordinator.core.task_settings import read_settings
 from coordinator.core.tasks import TaskState
 from coordinator.services.devices import check_welcome, policy_of
 from coordinator.store.tables import Candidate, Device, Participation, Round, Task
@@ -54,7 +55,7 @@ def look_again(session: Session, device: Device, message: CheckIn, now: datetime
     check_welcome(session, device)
     standing = _open_participation(session, device)
     if standing is not None and standing[0].visit not in (None, message.visit):
-        answer = _wait(Wait.ROUND_IN_PROGRESS, standing[2].retry_rejected_s)
+        answer = _wait(Wait.ROUND_IN_PROGRESS, _retry_rejected_s(standing[2]))
         return _in_version(session, device, answer, message.version)
     return check_in(session, device, message, now)
 
@@ -118,10 +119,10 @@ def _offered(session: Session, device: Device, message: CheckIn, now: datetime) 
     if message.examples < bucketed(plan.min_examples):
         return _wait(Wait.TOO_FEW_EXAMPLES, NO_TASK_RETRY_S)
     if round_ is None or round_.phase != Phase.SELECTING:
-        return _wait(_why_waiting(session, device, round_), task.retry_rejected_s)
+        return _wait(_why_waiting(session, device, round_), _retry_rejected_s(task))
     if session.get(Candidate, (round_.id, device.id)) is None:
         session.add(Candidate(round_id=round_.id, device_id=device.id, checked_in_at=now))
-    return _wait(Wait.SELECTION_PENDING, task.retry_rejected_s)
+    return _wait(Wait.SELECTION_PENDING, _retry_rejected_s(task))
 
 
 def _why_waiting(session: Session, device: Device, round_: Round | None) -> Wait:
@@ -135,6 +136,11 @@ def _why_waiting(session: Session, device: Device, round_: Round | None) -> Wait
     if session.get(Candidate, (round_.id, device.id)) is not None:
         return Wait.NOT_SELECTED
     return Wait.ROUND_IN_PROGRESS
+
+
+def _retry_rejected_s(task: Task) -> float:
+    set_s = read_settings(task.settings).retry_rejected_s
+    return NO_TASK_RETRY_S if set_s is None else set_s
 
 
 def _wait(reason: Wait, after_s: float) -> CheckInAnswer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
-from coordinator.core.tasks import TaskState
+from coordinator.core.tasks import ENDED
 from coordinator.store.tables import CheckpointRow, Device, Task
 from edge_runtime.protocol.errors import NotFound
 from edge_runtime.protocol.release import Released, ReleaseQuery
@@ -31,5 +31,5 @@ def release_for(session: Session, device: Device, query: ReleaseQuery) -> Releas
         bundle_sha256=task.bundle_sha256,
         checkpoint_sha256=newest.sha256,
         model_version=newest.model_version,
-        final=task.state != TaskState.ACTIVE,
+        final=task.state in ENDED,
     )

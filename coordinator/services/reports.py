@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlmodel import Session
 
 from coordinator.core.rounds import STEPS, Event, GroupPhase, Phase, Standing, step
+from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
@@ -22,6 +23,8 @@ from edge_runtime.protocol.errors import (
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, lanes_of_report, report_bytes
 from edge_runtime.protocol.secure_sum.lanes import Lanes
+
+RETRY_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def note_outcome(
             participation.cost_bytes = note.costs.bytes
             participation.cost_battery_percent = note.costs.battery_percent
         session.add(participation)
-    return OutcomeNoted(version=1, retry_after_s=session.get_one(Task, round_.task_id).retry_rejected_s)
+    return OutcomeNoted(version=1, retry_after_s=_or_default(_settings(session, round_).retry_rejected_s))
 
 
 def _of_device(session: Session, device_id: str, participation_id: str) -> tuple[Participation, Round]:
@@ -171,10 +174,18 @@ def _of_device(session: Session, device_id: str, participation_id: str) -> tuple
     return participation, session.get_one(Round, participation.round_id)
 
 
+def _settings(session: Session, round_: Round) -> TaskSettings:
+    return read_settings(session.get_one(Task, round_.task_id).settings)
+
+
+def _or_default(delay_s: float | None) -> float:
+    return RETRY_S if delay_s is None else delay_s
+
+
 def _receipt(session: Session, round_: Round, report: Report) -> Receipt:
     return Receipt(
         version=1,
         participation=report.participation_id,
         report_sha256=report.sha256,
-        retry_after_s=session.get_one(Task, round_.task_id).retry_reported_s,
+        retry_after_s=_or_default(_settings(session, round_).retry_reported_s),
     )

@@ -28,12 +28,14 @@ from coordinator.core.rounds import (
     step,
 )
 from coordinator.core.selection import ranked, round_seed, wanted
-from coordinator.core.tasks import TASK_STEPS, TaskEvent, TaskState
+from coordinator.core.task_settings import read_settings
+from coordinator.core.tasks import TASK_STEPS, Stop, TaskEvent, TaskState
 from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.tables import (
     BundleRow,
     Candidate,
+    CheckpointRow,
     Group,
     Heartbeat,
     PartialSum,
@@ -74,8 +76,9 @@ def open_rounds(session: Session, now: datetime) -> int:
                 number=(last or 0) + 1,
                 phase=Phase.SELECTING,
                 checkpoint_sha256=task.checkpoint_sha256,
+                model_version=session.get_one(CheckpointRow, (task.tenant, task.checkpoint_sha256)).model_version,
                 opened_at=now,
-                deadline_at=now + timedelta(seconds=task.selecting_deadline_s),
+                deadline_at=now + timedelta(seconds=read_settings(task.settings).selecting_deadline_s),
             )
         )
     return len(idle)
@@ -86,7 +89,9 @@ def is_ready_to_choose(session: Session, round_id: str, now: datetime) -> bool:
     round_ = session.get_one(Round, round_id)
     task = session.get_one(Task, round_.task_id)
     candidates = session.exec(select(func.count()).where(Candidate.round_id == round_id)).one()
-    return round_.phase == Phase.SELECTING and (candidates >= task.pool_size or now >= round_.deadline_at)
+    return round_.phase == Phase.SELECTING and (
+        candidates >= read_settings(task.settings).pool_size or now >= round_.deadline_at
+    )
 
 
 def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
@@ -100,7 +105,7 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
     if len(candidates) < plan.min_reports:
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.TOO_FEW_DEVICES, now)
         return True
-    most = wanted(plan.goal, task.over_selection, plan.max_participants)
+    most = wanted(plan.goal, read_settings(task.settings).over_selection, plan.max_participants)
     chosen = ranked(round_seed(task.seed, round_.number), candidates)[:most]
     group = Group(id=secrets.token_hex(16), round_id=round_id, number=1, phase=GroupPhase.REPORTING)
     session.add(group)
@@ -112,7 +117,7 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
         for device in chosen
     )
     round_.phase = step(STEPS, Phase(round_.phase), Event.PARTICIPANTS_CHOSEN)
-    round_.deadline_at = now + timedelta(seconds=task.reporting_deadline_s)
+    round_.deadline_at = now + timedelta(seconds=read_settings(task.settings).reporting_deadline_s)
     session.add(round_)
     return True
 
@@ -256,7 +261,7 @@ def next_checkpoint(session: Session, blobs: FolderBlobs, key: SigningKey, round
         plan.lanes().open_sum(total),
         manifest.shared_slices(),
         expected_participants=plan.expected_participants,
-        server_learning_rate=task.server_learning_rate,
+        server_learning_rate=read_settings(task.settings).server_optimiser.learning_rate,
     )
     return store_checkpoint(blobs, task.tenant, weights, task.bundle_sha256, before.model_version + 1, key)
 
@@ -275,9 +280,17 @@ def commit_round(session: Session, round_id: str, result: Checkpoint, now: datet
     round_.result_sha256 = result.sha256
     task.checkpoint_sha256 = result.sha256
     task.rounds_committed += 1
-    if task.rounds_committed >= task.rounds_wanted:
-        task.state = step(TASK_STEPS, TaskState(task.state), TaskEvent.LAST_ROUND_COMMITTED)
+    most = read_settings(task.settings).stop.rounds
+    if most is not None and task.rounds_committed >= most:
+        end_task(task, TaskEvent.STOPPED, Stop.ROUNDS_DONE, now)
     session.add_all((round_, task))
+
+
+def end_task(task: Task, event: TaskEvent, why: Stop, now: datetime) -> None:
+    """Follow the step that ends a task, and keep why."""
+    task.state = step(TASK_STEPS, TaskState(task.state), event)
+    task.ended_because = why
+    task.ended_at = now
 
 
 def give_up_sum(session: Session, round_id: str, why: Abandonment, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Tasks as an operator sees them: create, look, cancel."""
+"""Tasks as an operator sees them: create, approve, start, pause, look, cancel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from datetime import datetime
 
 from sqlmodel import Session, col, func, select
 
-from coordinator.core.rounds import OPEN_PHASES, Event, step
-from coordinator.core.tasks import TASK_STEPS, TaskEvent, TaskState
-from coordinator.services.rounds import abandon
+from coordinator.core.rounds import OPEN_PHASES, Event
+from coordinator.core.task_settings import TaskSettings
+from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
+from coordinator.services.rounds import abandon, end_task
 from coordinator.store.tables import BundleRow, CheckpointRow, Participation, Population, Report, Round, Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
@@ -23,39 +24,18 @@ from edge_runtime.protocol.reasons import Abandonment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOrder:
-    """What an operator asks for; the plan says what devices do, the rest how rounds are run."""
+    """What an operator asks for; the plan says what devices do, the settings how rounds are run."""
 
     name: str
     plan: bytes
     plan_signature: bytes
     checkpoint_sha256: str
-    rounds_wanted: int
-    over_selection: float
-    pool_size: int
-    selecting_deadline_s: float
-    reporting_deadline_s: float
-    server_learning_rate: float
-    retry_rejected_s: float
-    retry_reported_s: float
+    settings: TaskSettings
     seed: bytes | None
 
 
-_KEPT_AS_ORDERED = (
-    "plan",
-    "plan_signature",
-    "rounds_wanted",
-    "over_selection",
-    "pool_size",
-    "selecting_deadline_s",
-    "reporting_deadline_s",
-    "server_learning_rate",
-    "retry_rejected_s",
-    "retry_reported_s",
-)
-
-
 def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetime) -> Task:
-    """Create an active task; the same order again returns the same task.
+    """Create a task as a draft; the same order again returns the same task.
 
     Raises:
         UntrustedDocument, InvalidPlan, Malformed: The plan is not the tenant's, or not a plan.
@@ -72,18 +52,21 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
         if not _is_order_of(existing, order):
             raise Conflict(f"a task {order.name!r} exists with other content")
         return existing
-    if order.pool_size < plan.min_reports:
-        raise Malformed(f"a pool of {order.pool_size} devices never gives the plan's {plan.min_reports} reports")
+    _check_settings(order.settings, plan)
     if session.get(Population, (tenant.name, plan.population)) is None:
         raise NotFound(f"there is no population {plan.population!r}")
     checkpoint = session.get(CheckpointRow, (tenant.name, order.checkpoint_sha256))
     if checkpoint is None or checkpoint.bundle_sha256 != plan.bundle_sha256:
         raise NotFound("there is no such checkpoint for the plan's bundle")
     _check_bundle(session, plan)
-    _check_alone(session, plan)
     task = _new_task(order, plan, now)
     session.add(task)
     return task
+
+
+def _check_settings(settings: TaskSettings, plan: Plan) -> None:
+    if settings.pool_size < plan.min_reports:
+        raise Malformed(f"a pool of {settings.pool_size} devices never gives the plan's {plan.min_reports} reports")
 
 
 def _check_bundle(session: Session, plan: Plan) -> None:
@@ -93,15 +76,18 @@ def _check_bundle(session: Session, plan: Plan) -> None:
         raise InvalidPlan(f"the plan's batches of {plan.batch_size} do not fit a graph for {largest}")
 
 
-def _check_alone(session: Session, plan: Plan) -> None:
+def _check_alone(session: Session, task: Task) -> None:
     """A population works for one task at a time: two would take each other's devices."""
     other = session.exec(
         select(Task.name).where(
-            Task.tenant == plan.tenant, Task.population == plan.population, Task.state == TaskState.ACTIVE
+            Task.tenant == task.tenant,
+            Task.population == task.population,
+            col(Task.state).in_(RUNNING),
+            Task.id != task.id,
         )
     ).first()
     if other is not None:
-        raise Conflict(f"the population {plan.population!r} works for the task {other!r}; wait for it, or cancel it")
+        raise Conflict(f"the population {task.population!r} works for the task {other!r}; wait for it, or cancel it")
 
 
 def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:
@@ -110,22 +96,15 @@ def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:
         tenant=plan.tenant,
         population=plan.population,
         name=order.name,
-        state=TaskState.ACTIVE,
+        state=TaskState.DRAFT,
         plan=order.plan,
         plan_signature=order.plan_signature,
         bundle_sha256=plan.bundle_sha256,
         first_checkpoint_sha256=order.checkpoint_sha256,
         checkpoint_sha256=order.checkpoint_sha256,
+        settings=wire.encode(order.settings),
         seed=order.seed if order.seed is not None else secrets.token_bytes(32),
-        rounds_wanted=order.rounds_wanted,
         rounds_committed=0,
-        over_selection=order.over_selection,
-        pool_size=order.pool_size,
-        selecting_deadline_s=order.selecting_deadline_s,
-        reporting_deadline_s=order.reporting_deadline_s,
-        server_learning_rate=order.server_learning_rate,
-        retry_rejected_s=order.retry_rejected_s,
-        retry_reported_s=order.retry_reported_s,
         created_at=now,
     )
 
@@ -133,7 +112,8 @@ def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:
 def _is_order_of(task: Task, order: TaskOrder) -> bool:
     """Whether a task was made by this very order; a seed that was not given is not compared."""
     return (
-        all(getattr(task, name) == getattr(order, name) for name in _KEPT_AS_ORDERED)
+        (task.plan, task.plan_signature) == (order.plan, order.plan_signature)
+        and task.settings == wire.encode(order.settings)
         and task.first_checkpoint_sha256 == order.checkpoint_sha256
         and order.seed in (None, task.seed)
     )
@@ -147,8 +127,64 @@ def task_named(session: Session, tenant: Tenant, name: str) -> Task:
     return task
 
 
+def approve_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:
+    """Approve a draft as it stands; again changes nothing.
+
+    Raises:
+        NotFound: The tenant has no task of this name.
+        Conflict: It is past that.
+    """
+    task = task_named(session, tenant, name)
+    if _moves(task, TaskEvent.APPROVED, TaskState.APPROVED):
+        task.approved_at = now
+        session.add(task)
+    return task
+
+
+def start_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:
+    """Start an approved task; again changes nothing.
+
+    Raises:
+        NotFound: The tenant has no task of this name.
+        Conflict: It is not approved, or its population works for another task.
+    """
+    task = task_named(session, tenant, name)
+    if _moves(task, TaskEvent.STARTED, TaskState.ACTIVE):
+        session.flush()
+        _check_alone(session, task)
+        task.started_at = now
+        session.add(task)
+    return task
+
+
+def pause_task(session: Session, tenant: Tenant, name: str) -> Task:
+    """Choose no more devices for a task until it is resumed; again changes nothing. Devices at work go on.
+
+    Raises:
+        NotFound: The tenant has no task of this name.
+        Conflict: It is not active.
+    """
+    task = task_named(session, tenant, name)
+    _moves(task, TaskEvent.PAUSED, TaskState.PAUSED)
+    session.add(task)
+    return task
+
+
+def resume_task(session: Session, tenant: Tenant, name: str) -> Task:
+    """Go on with a paused task; again changes nothing.
+
+    Raises:
+        NotFound: The tenant has no task of this name.
+        Conflict: It is not paused.
+    """
+    task = task_named(session, tenant, name)
+    _moves(task, TaskEvent.RESUMED, TaskState.ACTIVE)
+    session.add(task)
+    return task
+
+
 def cancel_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:
-    """End a task and abandon its open round; again changes nothing.
+    """End a task and abandon its open rounds; again changes nothing.
 
     Raises:
         NotFound: The tenant has no task of this name.
@@ -157,14 +193,29 @@ def cancel_task(session: Session, tenant: Tenant, name: str, now: datetime) -> T
     task = task_named(session, tenant, name)
     if task.state == TaskState.COMPLETED:
         raise Conflict("the task is completed")
-    if task.state == TaskState.ACTIVE:
-        task.state = step(TASK_STEPS, TaskState(task.state), TaskEvent.CANCELLED)
+    if task.state != TaskState.CANCELLED:
+        end_task(task, TaskEvent.CANCELLED, Stop.CANCELLED, now)
         session.add(task)
         for round_ in session.exec(
             select(Round).where(Round.task_id == task.id, col(Round.phase).in_(OPEN_PHASES))
         ).all():
             abandon(session, round_, Event.TASK_CANCELLED, Abandonment.TASK_CANCELLED, now)
     return task
+
+
+def _moves(task: Task, event: TaskEvent, to: TaskState) -> bool:
+    """Follow a step of a task's life; not if it is there already.
+
+    Raises:
+        Conflict: There is no such step from where it stands.
+    """
+    if task.state == to:
+        return False
+    follows = TASK_STEPS.get((TaskState(task.state), event))
+    if follows is None:
+        raise Conflict(f"a task that is {task.state} cannot be {event}")
+    task.state = follows
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import Connection
 
 from coordinator.store.database import Database
 
@@ -14,14 +17,32 @@ _FOLDER = Path(__file__).parent / "migrations"
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """Apply every migration that is missing; nothing happens when none is."""
-    with database.engine.begin() as connection:
+    with _migrating(database) as connection:
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Go back to a revision (`base` for an empty database)."""
-    with database.engine.begin() as connection:
+    with _migrating(database) as connection:
         command.downgrade(_config(connection), revision)
+
+
+@contextmanager
+def _migrating(database: Database) -> Iterator[Connection]:
+    """One transaction. SQLite changes a table by making it anew, which must not count as deleting what it holds."""
+    with database.engine.connect() as connection:
+        sqlite = connection.dialect.name == "sqlite"
+        switch = connection.connection.driver_connection
+        if sqlite and switch is not None:
+            switch.execute("PRAGMA foreign_keys=OFF")  # takes effect outside a transaction only
+        try:
+            with connection.begin():
+                yield connection
+                if sqlite and (orphans := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+                    raise RuntimeError(f"a migration would leave {len(orphans)} rows that belong to nothing")
+        finally:
+            if sqlite and switch is not None:
+                switch.execute("PRAGMA foreign_keys=ON")
 
 
 def _config(connection: object) -> Config:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
     ForeignKeyConstraint,
     Index,
+    Integer,
     LargeBinary,
     UniqueConstraint,
     false,
+    text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from coordinator.store.database import UtcDateTime
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""For what queries look into; what only code reads is kept as the bytes of its message."""
 
 ID = 32
 DIGEST = 64
@@ -54,11 +62,25 @@ class Population(SQLModel, table=True):
         default=False, sa_column=Column(Boolean(create_constraint=False), nullable=False, server_default=false())
     )
     """Its devices are to do nothing."""
+    model_family: str | None = Field(default=None, max_length=NAME)
+    """What its models have in common, in the tenant's words."""
+    example_schema: dict[str, Any] | None = Field(default=None, sa_column=Column(Json, nullable=True))
+    attributes: dict[str, Any] | None = Field(default=None, sa_column=Column(Json, nullable=True))
+    """What its devices may say of themselves: a type and allowed values by name. Nothing else is kept."""
+    bucket_key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False))
+    """Of the stable percentage buckets; made with the population, and never changed."""
+    pacing: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    """What pacing has learnt of arrivals."""
+    version: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
+    """Goes up with every change by an operator."""
 
 
 class Device(SQLModel, table=True):
     __tablename__ = "devices"
-    __table_args__ = (ForeignKeyConstraint(["tenant", "population"], ["populations.tenant", "populations.name"]),)
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant", "population"], ["populations.tenant", "populations.name"]),
+        Index("ix_devices_seen", "tenant", "population", "seen_at"),
+    )
     id: str = Field(primary_key=True, max_length=ID)
     tenant: str = Field(max_length=NAME)
     population: str = Field(max_length=NAME)
@@ -70,6 +92,31 @@ class Device(SQLModel, table=True):
     enrolled_at: datetime = Field(sa_column=_at())
     left_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
     """Its owner took it out: it is never chosen again. Key and id stay, so that nobody comes back under them."""
+    app_version_key: str = Field(default="", max_length=128)
+    """The app's version so that text order is version order; empty where it is not one."""
+    region: str | None = Field(default=None, max_length=NAME)
+    hardware_class: str | None = Field(default=None, max_length=NAME)
+    attributes: dict[str, Any] | None = Field(default=None, sa_column=Column(Json, nullable=True))
+    """Those that its population declares."""
+    seen_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    """When it last checked in, to the hour or so."""
+    participated_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    """When it was last given an assignment."""
+    participations: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+
+
+class Cohort(SQLModel, table=True):
+    """A named part of a population; the rule decides, whoever is enrolled."""
+
+    __tablename__ = "cohorts"
+    __table_args__ = (ForeignKeyConstraint(["tenant", "population"], ["populations.tenant", "populations.name"]),)
+    tenant: str = Field(primary_key=True, max_length=NAME)
+    population: str = Field(primary_key=True, max_length=NAME)
+    name: str = Field(primary_key=True, max_length=NAME)
+    rule: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    version: int = Field(default=1)
+    created_at: datetime = Field(sa_column=_at())
+    changed_at: datetime = Field(sa_column=_at())
 
 
 class Nonce(SQLModel, table=True):
@@ -120,17 +167,20 @@ class Task(SQLModel, table=True):
     first_checkpoint_sha256: str = Field(max_length=DIGEST)
     checkpoint_sha256: str = Field(max_length=DIGEST)
     """The newest model version."""
+    settings: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """How its rounds are run: `core.tasks.TaskSettings` as canonical JSON."""
     seed: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False))
-    rounds_wanted: int
     rounds_committed: int
-    over_selection: float
-    pool_size: int
-    selecting_deadline_s: float
-    reporting_deadline_s: float
-    server_learning_rate: float
-    retry_rejected_s: float
-    retry_reported_s: float
+    optimiser_state_sha256: str | None = Field(default=None, max_length=DIGEST)
+    """What the server optimiser remembers; a blob, replaced with the model version."""
+    version: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
+    """Goes up with every change by an operator."""
     created_at: datetime = Field(sa_column=_at())
+    approved_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    started_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    ended_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    ended_because: str | None = Field(default=None, max_length=32)
+    """A `Stop` code."""
 
 
 class Round(SQLModel, table=True):
@@ -143,8 +193,12 @@ class Round(SQLModel, table=True):
     phase: str = Field(max_length=16, index=True)
     checkpoint_sha256: str = Field(max_length=DIGEST)
     """What the participants start from."""
+    model_version: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    """Of that checkpoint: what staleness is counted from."""
     result_sha256: str | None = Field(default=None, max_length=DIGEST)
     """The model version it committed."""
+    metrics: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    """What a round of evaluation found."""
     abandonment: str | None = Field(default=None, max_length=32)
     opened_at: datetime = Field(sa_column=_at())
     deadline_at: datetime = Field(sa_column=_at())
@@ -183,6 +237,8 @@ class Participation(SQLModel, table=True):
     visit: str | None = Field(default=None, max_length=ID)
     outcome: str | None = Field(default=None, max_length=32)
     assigned_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    downloaded_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    """When it first asked for the round's checkpoint."""
     ended_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
     cost_seconds: int | None = None
     """What the outcome said that it cost, coarsely; null where it did not."""
@@ -211,6 +267,39 @@ class PartialSum(SQLModel, table=True):
     chunk: int = Field(primary_key=True)
     sha256: str = Field(max_length=DIGEST)
     blob_deleted: bool = False
+
+
+class Release(SQLModel, table=True):
+    """A model version offered for inference. The newest that includes a device is the one it uses."""
+
+    __tablename__ = "releases"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant", "population"], ["populations.tenant", "populations.name"]),
+        ForeignKeyConstraint(["tenant", "checkpoint_sha256"], ["checkpoints.tenant", "checkpoints.sha256"]),
+        UniqueConstraint("tenant", "population", "number"),
+    )
+    id: str = Field(primary_key=True, max_length=ID)
+    tenant: str = Field(max_length=NAME)
+    population: str = Field(max_length=NAME)
+    number: int
+    checkpoint_sha256: str = Field(max_length=DIGEST)
+    share_ppm: int
+    """Of the population, in parts per million, by a keyed hash of the device id."""
+    withdrawn_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    created_at: datetime = Field(sa_column=_at())
+
+
+class Idempotency(SQLModel, table=True):
+    """The answer to an operator's request that named itself, so that asking again gives it again."""
+
+    __tablename__ = "idempotency"
+    tenant: str = Field(primary_key=True, foreign_key="tenants.name", max_length=NAME)
+    key: str = Field(primary_key=True, max_length=128)
+    request_sha256: str = Field(max_length=DIGEST)
+    status: int
+    etag: str | None = Field(default=None, max_length=32)
+    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))
 
 
 class Heartbeat(SQLModel, table=True):

@@ -48,12 +48,16 @@ with httpx.Client(base_url="http://127.0.0.1:8470", headers={"authorization": f"
         "plan": base64.b64encode(raw).decode(),
         "plan_signature": base64.b64encode(signature).decode(),
         "checkpoint_sha256": first.json()["sha256"],
-        "rounds": 2,
-        "pool_size": 4,
-        "selecting_deadline_s": 60,
-        "reporting_deadline_s": 60,
-        "retry_rejected_s": 5,
-        "retry_reported_s": 5,
+        "settings": {
+            "stop": {"rounds": 2},
+            "pool_size": 4,
+            "selecting_deadline_s": 60,
+            "reporting_deadline_s": 60,
+            "retry_rejected_s": 5,
+            "retry_reported_s": 5,
+        },
     }
-    task = operator.post("/v1/operator/tasks", json=order).raise_for_status()
+    operator.post("/v1/operator/tasks", json=order).raise_for_status()
+    operator.post("/v1/operator/tasks/digits-1/approve").raise_for_status()
+    task = operator.post("/v1/operator/tasks/digits-1/start").raise_for_status()
 sys.stdout.write(task.text + "\n")

@@ -56,7 +56,10 @@ GROUPS = {
     "aborted": {},
 }
 TASKS = {
-    "active": {"last-round-committed": "completed", "cancelled": "cancelled"},
+    "draft": {"changed": "draft", "approved": "approved", "cancelled": "cancelled"},
+    "approved": {"changed": "draft", "started": "active", "cancelled": "cancelled"},
+    "active": {"changed": "active", "paused": "paused", "stopped": "completed", "cancelled": "cancelled"},
+    "paused": {"changed": "paused", "resumed": "active", "stopped": "completed", "cancelled": "cancelled"},
     "completed": {},
     "cancelled": {},
 }

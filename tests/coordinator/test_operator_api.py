@@ -253,7 +253,8 @@ def test_what_is_not_there_is_not_found(home: Home, address: str) -> None:
 
 
 def order_of(home: Home, **changes: Any) -> dict[str, Any]:
-    return {**home.order(), "checkpoint_sha256": home.publish(), **changes}
+    order = {**home.order(), "checkpoint_sha256": home.publish(), **changes}
+    return {**order, "settings": {**home.order()["settings"], **changes.get("settings", {})}}
 
 
 def signed_plan(key: SigningKey = TENANT_KEY, **changes: object) -> dict[str, str]:
@@ -303,17 +304,24 @@ def test_a_plan_signed_by_another_key_is_refused(home: Home) -> None:
         {"name": ""},
         {"name": "../words"},
         {"name": "\ud800"},
-        {"rounds": 0},
-        {"rounds": 1.5},
-        {"rounds": 10**30},
-        {"over_selection": 0.9},
-        {"pool_size": 0},
-        {"pool_size": 1},
-        {"selecting_deadline_s": 0},
-        {"reporting_deadline_s": 1e300},
-        {"server_learning_rate": -1},
+        {"settings": {"stop": {"rounds": 0}}},
+        {"settings": {"stop": {"rounds": 1.5}}},
+        {"settings": {"stop": {"rounds": 10**30}}},
+        {"settings": {"over_selection": 0.9}},
+        {"settings": {"pool_size": 0}},
+        {"settings": {"pool_size": 1}},
+        {"settings": {"selecting_deadline_s": 0}},
+        {"settings": {"reporting_deadline_s": 1e300}},
+        {"settings": {"server_optimiser": {"learning_rate": -1}}},
         {"seed": "00"},
         {"unknown": 1},
+        {"settings": {"unknown": 1}},
+        {"settings": {"version": 2}},
+        {"settings": {"time_zone": "Mars/Olympus"}},
+        {"settings": {"windows": [{"days": [7], "from_minute": 0, "to_minute": 60}]}},
+        {"settings": {"stop": {"at": "2026-07-01T00:00:00"}}},
+        {"settings": {"rounds_at_once": 2}},
+        {"settings": {"evaluates": "words"}},
     ],
     ids=ascii,
 )
@@ -343,23 +351,23 @@ def test_a_task_ordered_again_is_the_same_task(home: Home) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rounds": 3},
-        {"over_selection": 2.0},
-        {"pool_size": 5},
-        {"selecting_deadline_s": 101.0},
-        {"reporting_deadline_s": 101.0},
-        {"server_learning_rate": 0.5},
-        {"retry_rejected_s": 11.0},
-        {"retry_reported_s": 11.0},
+        {"settings": {"stop": {"rounds": 3}}},
+        {"settings": {"over_selection": 2.0}},
+        {"settings": {"pool_size": 5}},
+        {"settings": {"selecting_deadline_s": 101.0}},
+        {"settings": {"reporting_deadline_s": 101.0}},
+        {"settings": {"server_optimiser": {"learning_rate": 0.5}}},
+        {"settings": {"retry_rejected_s": 11.0}},
+        {"settings": {"retry_reported_s": 11.0}},
         {"seed": "11" * 32},
         signed_plan(epochs=2),
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=ascii,
 )
 def test_another_task_under_the_same_name_is_a_conflict(home: Home, changes: dict[str, Any]) -> None:
     order = order_of(home)
     home.operator("POST", "/tasks", json=order).raise_for_status()
-    assert refusal(home.operator("POST", "/tasks", json={**order, **changes})) == "conflict"
+    assert refusal(home.operator("POST", "/tasks", json=order_of(home, **changes))) == "conflict"
     assert home.task()["rounds_wanted"] == 2
 
 
@@ -430,9 +438,11 @@ def test_health_is_answered_without_a_token(home: Home) -> None:
 def test_a_population_works_for_one_task_at_a_time(home: Home) -> None:
     home.start_task()
     second = home.order(checkpoint_sha256=home.publish(), name="other")
-    assert refusal(home.operator("POST", "/tasks", json=second)) == "conflict"
+    home.operator("POST", "/tasks", json=second).raise_for_status()
+    home.operator("POST", "/tasks/other/approve").raise_for_status()
+    assert refusal(home.operator("POST", "/tasks/other/start")) == "conflict"
     home.operator("POST", "/tasks/words/cancel").raise_for_status()
-    assert home.operator("POST", "/tasks", json=second).json()["state"] == "active"
+    assert home.operator("POST", "/tasks/other/start").json()["state"] == "active"
 
 
 def test_a_plan_whose_batch_the_graph_cannot_hold_is_refused(home: Home) -> None:

@@ -32,8 +32,7 @@ def taking_part(home: Home) -> tuple[Phone, str, bytes]:
     home.operator("PUT", f"/bundles/{SHA256}", content=BUNDLE).raise_for_status()
     checkpoint = home.operator("POST", f"/bundles/{SHA256}/checkpoints", content=CHECKPOINT).json()["sha256"]
     plan = replace(PLAN, bundle_sha256=SHA256, min_reports=1, goal=1)
-    order = {**home.order(plan), "checkpoint_sha256": checkpoint, "pool_size": 1}
-    home.operator("POST", "/tasks", json=order).raise_for_status()
+    home.start_order(home.order(plan, checkpoint_sha256=checkpoint, pool_size=1))
     home.look()
     phone = home.phone(0)
     (assignment,) = assigned(home, [phone])

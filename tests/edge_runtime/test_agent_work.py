@@ -134,11 +134,11 @@ class TestAgainstACoordinator:
                 "plan": base64.b64encode(raw).decode(),
                 "plan_signature": base64.b64encode(signature).decode(),
                 "checkpoint_sha256": first,
-                "rounds": 1,
-                "pool_size": 1,
-                "over_selection": 1.0,
+                "settings": {"stop": {"rounds": 1}, "pool_size": 1, "over_selection": 1.0},
             }
             operator.post("/v1/operator/tasks", json=order).raise_for_status()
+            operator.post("/v1/operator/tasks/words/approve").raise_for_status()
+            operator.post("/v1/operator/tasks/words/start").raise_for_status()
             facts = {"tenant_key": TENANT_KEY.public.raw.hex(), "coordinator_key": key}
             config = write_settings(tmp_path, address, shape=INPUT_SHAPE, labels=LABELS, **facts)
             assert "enrolled as" in printed("enrol", "--config", config)

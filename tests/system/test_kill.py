@@ -104,12 +104,12 @@ class Served:
             "plan": base64.b64encode(raw).decode(),
             "plan_signature": base64.b64encode(signature).decode(),
             "checkpoint_sha256": first,
-            "rounds": ROUNDS,
-            "over_selection": 1.0,
-            "pool_size": PHONES,
+            "settings": {"stop": {"rounds": ROUNDS}, "over_selection": 1.0, "pool_size": PHONES},
             "seed": "00" * 32,
         }
         self.operator("POST", "/tasks", json=order)
+        self.operator("POST", "/tasks/words/approve")
+        self.operator("POST", "/tasks/words/start")
 
 
 class Fleet:

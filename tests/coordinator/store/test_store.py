@@ -63,7 +63,7 @@ def test_migrations_go_up_down_and_up_again_with_data(database: Database) -> Non
         with database.writing() as session:
             catalogue.create_tenant(session, "acme", PublicKey(bytes(32)), START)
             session.flush()
-            session.add(Population(tenant="acme", name="keyboard", created_at=START))
+            session.add(Population(tenant="acme", name="keyboard", created_at=START, bucket_key=bytes(32)))
         migrate.upgrade(database)
         with database.reading() as session:
             assert session.exec(select(Population.name)).all() == ["keyboard"]
@@ -135,7 +135,7 @@ def test_a_reader_sees_one_state_of_things(migrated: Database) -> None:
 def test_what_belongs_to_nothing_is_refused_by_the_database(migrated: Database) -> None:
     def orphan() -> None:
         with migrated.writing() as session:
-            session.add(Population(tenant="nobody", name="keyboard", created_at=START))
+            session.add(Population(tenant="nobody", name="keyboard", created_at=START, bucket_key=bytes(32)))
 
     with pytest.raises(IntegrityError):
         orphan()
@@ -147,7 +147,7 @@ def test_values_stay_out_of_database_errors(migrated: Database) -> None:
 
     def wrong() -> None:
         with migrated.writing() as session:
-            session.add(Population(tenant=secret, name=secret, created_at=START))
+            session.add(Population(tenant=secret, name=secret, created_at=START, bucket_key=bytes(32)))
 
     with pytest.raises(IntegrityError) as raised:
         wrong()

@@ -89,13 +89,17 @@ class Real:
             "plan": base64.b64encode(raw).decode(),
             "plan_signature": base64.b64encode(signature).decode(),
             "checkpoint_sha256": checkpoint,
-            "rounds": 1,
-            "over_selection": 1.0,
-            "pool_size": 1,
-            "retry_rejected_s": 0.02,
-            "retry_reported_s": 0.02,
+            "settings": {
+                "stop": {"rounds": 1},
+                "over_selection": 1.0,
+                "pool_size": 1,
+                "retry_rejected_s": 0.02,
+                "retry_reported_s": 0.02,
+            },
         }
         self.call("POST", "/tasks", json=order)
+        self.call("POST", f"/tasks/{life}/approve")
+        self.call("POST", f"/tasks/{life}/start")
 
     def result(self, life: str) -> str:
         """The weights that the task's round was committed to.
