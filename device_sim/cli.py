@@ -58,14 +58,15 @@ def demo(
     from rich.console import Console
 
     from device_sim.demo import run_demo
-    from device_sim.processes import CommandFailed, signals_as_interrupts
+    from device_sim.interrupts import Interrupted, leave, waiting_for_signals
+    from device_sim.processes import Children, CommandFailed
     from device_sim.programme import OperatorCallFailed
     from device_sim.recipes import RECIPES, DemoOptions
     from device_sim.terminal import print_summary, watching
     from edge_runtime.interpreters import runtime_name
     from edge_runtime.protocol.errors import Refusal
 
-    console = Console()
+    console, children = Console(), Children()
     if dataset not in RECIPES:
         _fail(f"there is no dataset {dataset!r}; choose one of {', '.join(RECIPES)}")
     options = DemoOptions(
@@ -82,15 +83,14 @@ def demo(
     )
     try:
         runtime_name()
-        with signals_as_interrupts(), watching(console) as watcher:
-            summary = run_demo(options, watcher)
+        with waiting_for_signals() as interrupts, watching(console) as watcher:
+            summary = interrupts.run(lambda: run_demo(options, watcher, children), children.stop_all)
     except (CommandFailed, OperatorCallFailed, ValueError) as problem:
         _fail(str(problem))
     except Refusal as refusal:
         _fail(refusal.detail)
-    except KeyboardInterrupt:
-        typer.echo("edgewise-sim: stopped; nothing is left running", err=True)
-        raise typer.Exit(130) from None
+    except Interrupted:
+        leave()
     print_summary(console, summary, out)
 
 
@@ -109,7 +109,7 @@ def fleet(
     from device_sim.datasets import load
     from device_sim.events import EventWriter
     from device_sim.fleet import Fleet, FleetConfig
-    from device_sim.processes import signals_as_interrupts
+    from device_sim.interrupts import signals_as_interrupts
     from edge_runtime.driver import Unreachable
     from edge_runtime.protocol.errors import Refusal
     from edge_runtime.protocol.keys import PublicKey, TrustRoots
@@ -142,7 +142,7 @@ def baselines(
     from device_sim.baselines import measure_folder
     from device_sim.datasets import load
     from device_sim.events import EventWriter, TrainedAlone
-    from device_sim.processes import signals_as_interrupts
+    from device_sim.interrupts import signals_as_interrupts
     from edge_runtime.protocol.errors import Refusal
     from edge_runtime.protocol.keys import PublicKey
 
@@ -163,7 +163,3 @@ def baselines(
         _fail(str(problem))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-if __name__ == "__main__":
-    app()

@@ -14,7 +14,7 @@ import numpy as np
 from device_sim import processes
 from device_sim.datasets import Dataset, load
 from device_sim.history import Baselines, History, PhoneEvent, RoundRecord, Summary, write_history, write_summary
-from device_sim.processes import CommandFailed
+from device_sim.processes import Children, CommandFailed
 from device_sim.programme import plan_for
 from device_sim.recipes import DemoOptions, recipe_for
 from device_sim.report import render
@@ -29,7 +29,7 @@ RETRY_S: Final = 0.4
 FREE_DISK_BYTES: Final = 500 << 20
 
 
-def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
+def run_demo(options: DemoOptions, watcher: Watcher, children: Children) -> Summary:
     """Run the whole demo and leave its results in `options.out`.
 
     Raises:
@@ -41,15 +41,15 @@ def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
     out = _fresh(options.out)
     port = processes.free_port(options.port)
     watcher.stage("exporting the model")
-    tenant_key = export_model(options, dataset)
+    tenant_key = export_model(options, dataset, children)
     bundle_raw, checkpoint_raw = (out / "bundle.ewb").read_bytes(), (out / "checkpoint.ewc").read_bytes()
     bundle = verify_bundle(bundle_raw, digest(bundle_raw).hex(), tenant_key.public)
     recipe = recipe_for(options)
     plan = plan_for(recipe, dataset.name, bundle.sha256, len(dataset.training))
     watcher.stage("starting the coordinator")
     with (
-        running_coordinator(port, out, tenant_key, watcher) as home,
-        comparison(options, dataset, plan, tenant_key, watcher) as compared,
+        running_coordinator(port, out, tenant_key, watcher, children) as home,
+        comparison(options, dataset, plan, tenant_key, watcher, children) as compared,
     ):
         first = home.operator.publish(dataset.name, bundle_raw, bundle.sha256, checkpoint_raw)
         home.operator.order_task(
@@ -66,7 +66,7 @@ def run_demo(options: DemoOptions, watcher: Watcher) -> Summary:
             seed=hashlib.sha256(f"edgewise/demo/{options.seed}".encode()).hexdigest(),
         )
         watcher.stage("phones enrol")
-        heard = run_fleet(options, dataset, out, tenant_key, home, watcher)
+        heard = run_fleet(options, dataset, tenant_key, home, watcher, children)
         task, rounds = home.operator.task("demo"), home.operator.rounds("demo")
         watcher.stage("training without federation, for comparison")
         baselines = compared()

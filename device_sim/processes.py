@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess  # nosec B404
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,56 +24,96 @@ def python_module(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def run(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a command to its end, its output in a log file.
+class Stopped(CommandFailed):
+    """The command is being stopped, and starts nothing any more."""
 
-    Raises:
-        CommandFailed: It ended with an error.
+
+class Children:
+    """The child processes of one command, started and stopped from any thread.
+
+    After `stop_all` none runs and none can be started: a start and that moment exclude each other.
     """
-    with started(command, log, environment) as child:
-        code = child.wait()
-    if code:
-        raise CommandFailed(last_line(log) or f"{command[2]} ended with code {code}; see {log}")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[subprocess.Popen[str]] = []
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all are being stopped; true before the first of them sees it."""
+        return self._stopped
+
+    def run(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Run a command to its end, its output in a log file.
+
+        Raises:
+            CommandFailed: It ended with an error.
+        """
+        with self.started(command, log, environment) as child:
+            code = child.wait()
+        if code:
+            raise CommandFailed(last_line(log) or f"{command[2]} ended with code {code}; see {log}")
+
+    @contextlib.contextmanager
+    def started(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        stdout: int | None = None,
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Start a command; it is stopped when the block ends, whatever happens.
+
+        Args:
+            log: Where its standard error goes, and its standard output unless `stdout` says otherwise.
+            stdout: `subprocess.PIPE` to read its output.
+
+        Raises:
+            Stopped: Nothing is started any more.
+        """
+        with log.open("a") as file, self._lock:
+            if self._stopped:
+                raise Stopped("stopped")
+            child = subprocess.Popen(  # nosec B603
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file if stdout is None else stdout,
+                stderr=file,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                text=True,
+            )
+            self._running.append(child)
+        try:
+            yield child
+        finally:
+            end([child])
+            if child.stdout is not None:
+                child.stdout.close()
+            with self._lock:
+                self._running.remove(child)
+
+    def stop_all(self) -> None:
+        """Stop all of them, and let nobody start another."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        end(running)
 
 
-@contextlib.contextmanager
-def started(
-    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, *, stdout: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """Start a command; it is stopped when the block ends, whatever happens.
-
-    Args:
-        log: Where its standard error goes, and its standard output unless `stdout` says otherwise.
-        stdout: `subprocess.PIPE` to read its output.
-    """
-    with log.open("a") as file:
-        child = subprocess.Popen(  # nosec B603
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file if stdout is None else stdout,
-            stderr=file,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-            text=True,
-        )
-    try:
-        yield child
-    finally:
-        stop(child)
-        if child.stdout is not None:
-            child.stdout.close()
-
-
-def stop(child: subprocess.Popen[str]) -> None:
-    """Ask a child to end, and kill it if it does not."""
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(STOP_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+def end(children: Sequence[subprocess.Popen[str]]) -> None:
+    """Ask children to end, all at once, and kill those that do not; return when all have ended."""
+    for child in children:
+        child.terminate()  # nothing, if it has ended
+    limit = time.monotonic() + STOP_PATIENCE_S
+    for child in children:
+        try:
+            child.wait(max(0.0, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def last_line(log: Path) -> str:
@@ -94,21 +134,6 @@ def free_port(wanted: int = 0) -> int:
             return port
     except OSError:
         raise CommandFailed(f"port {wanted} is in use; stop what uses it, or leave --port out") from None
-
-
-@contextlib.contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that children are stopped on them as on Ctrl-C."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def wait_until_listening(port: int, child: subprocess.Popen[str], log: Path, patience_s: float = 30.0) -> None:

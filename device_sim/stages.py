@@ -18,7 +18,7 @@ from device_sim import processes
 from device_sim.datasets import Dataset
 from device_sim.events import Event, TrainedAlone
 from device_sim.history import Baselines
-from device_sim.processes import CommandFailed, python_module
+from device_sim.processes import Children, CommandFailed, python_module
 from device_sim.programme import TENANT, Operator
 from device_sim.recipes import RECIPES, DemoOptions, recipe_for
 from device_sim.watching import Heard, Progress, Watcher, listen
@@ -30,7 +30,7 @@ POLITE = 10
 """Niceness of the comparison: it uses what the fleet and the coordinator leave."""
 
 
-def export_model(options: DemoOptions, dataset: Dataset) -> SigningKey:
+def export_model(options: DemoOptions, dataset: Dataset, children: Children) -> SigningKey:
     """Leave bundle, first checkpoint and tenant key in the demo's folder; the key.
 
     Raises:
@@ -45,9 +45,9 @@ def export_model(options: DemoOptions, dataset: Dataset) -> SigningKey:
         except OSError as problem:
             raise CommandFailed(f"{options.exported} is not the folder of an exported model: {problem}") from problem
         return _key_in(key_file)
-    processes.run(python_module("model_export.cli", "keygen", str(key_file)), log)
+    children.run(python_module("model_export.cli", "keygen", str(key_file)), log)
     features = dataset.features
-    processes.run(
+    children.run(
         python_module(
             "model_export.cli",
             "build",
@@ -79,11 +79,13 @@ class Home:
 
 
 @contextlib.contextmanager
-def running_coordinator(port: int, out: Path, tenant_key: SigningKey, watcher: Watcher) -> Iterator[Home]:
+def running_coordinator(
+    port: int, out: Path, tenant_key: SigningKey, watcher: Watcher, children: Children
+) -> Iterator[Home]:
     """Run a coordinator, started again whenever it dies, until the block ends."""
     folder, log = out / "coordinator", out / "coordinator.log"
     environment = {"EDGEWISE_DATA_DIR": str(folder)}
-    processes.run(
+    children.run(
         python_module("coordinator.cli", "init", f"--tenant={TENANT}", f"--tenant-key={tenant_key.public.raw.hex()}"),
         log,
         environment,
@@ -92,7 +94,7 @@ def running_coordinator(port: int, out: Path, tenant_key: SigningKey, watcher: W
     token = (folder / "operator.token").read_text()
     key = SigningKey(bytes.fromhex((folder / "coordinator.key").read_text())).public.raw.hex()
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(processes.started(command, log, environment))
+        first = stack.enter_context(children.started(command, log, environment))
         processes.wait_until_listening(port, first, log)
         stopping = threading.Event()
         failures: list[CommandFailed] = []
@@ -101,9 +103,11 @@ def running_coordinator(port: int, out: Path, tenant_key: SigningKey, watcher: W
             while not stopping.wait(0.1):
                 if child.poll() is None:
                     continue
+                if children.stopped:
+                    return
                 watcher.note(f"the coordinator died (code {child.returncode}); starting it again")
                 try:
-                    child = stack.enter_context(processes.started(command, log, environment))
+                    child = stack.enter_context(children.started(command, log, environment))
                     processes.wait_until_listening(port, child, log)
                 except CommandFailed as failure:
                     failures.append(failure)
@@ -122,17 +126,20 @@ def running_coordinator(port: int, out: Path, tenant_key: SigningKey, watcher: W
                 transport=transport,
             ) as client:
                 yield Home(Operator(client), address, key, failures)
+        except httpx.TransportError as problem:
+            reason = failures[0] if failures else f"the coordinator does not answer ({problem}); see {log}"
+            raise CommandFailed(str(reason)) from problem
         finally:
             stopping.set()
             keeper.join()
 
 
 def run_fleet(
-    options: DemoOptions, dataset: Dataset, out: Path, tenant_key: SigningKey, home: Home, watcher: Watcher
+    options: DemoOptions, dataset: Dataset, tenant_key: SigningKey, home: Home, watcher: Watcher, children: Children
 ) -> Heard:
     """Start the fleet, and watch it and its rounds to the end."""
     command = python_module(
-        "device_sim.cli",
+        "device_sim",
         "fleet",
         f"--coordinator={home.address}",
         f"--tenant={TENANT}",
@@ -141,9 +148,9 @@ def run_fleet(
         f"--coordinator-key={home.coordinator_key}",
         *dataset_options(options),
     )
-    log = out / "fleet.log"
+    log = options.out / "fleet.log"
     heard = Heard()
-    with processes.started(command, log, stdout=subprocess.PIPE) as child:
+    with children.started(command, log, stdout=subprocess.PIPE) as child:
         listening = threading.Thread(target=listen, args=(child, heard), name="listen", daemon=True)
         listening.start()
         progress = Progress(home.operator, heard, len(dataset.training) + len(dataset.held_out), watcher)
@@ -160,7 +167,7 @@ def run_fleet(
 
 @contextlib.contextmanager
 def comparison(
-    options: DemoOptions, dataset: Dataset, plan: Plan, tenant_key: SigningKey, watcher: Watcher
+    options: DemoOptions, dataset: Dataset, plan: Plan, tenant_key: SigningKey, watcher: Watcher, children: Children
 ) -> Iterator[Callable[[], Baselines]]:
     """Train without federation in a process of its own, beside the fleet; call what it yields for the result.
 
@@ -171,7 +178,7 @@ def comparison(
     (out / "plan.json").write_bytes(wire.encode(plan))
     log = out / "baselines.log"
     command = python_module(
-        "device_sim.cli",
+        "device_sim",
         "baselines",
         f"--folder={out}",
         f"--tenant-key={tenant_key.public.raw.hex()}",
@@ -183,7 +190,7 @@ def comparison(
         if isinstance(event, TrainedAlone):
             watcher.baselines(event.devices, len(dataset.training))
 
-    with processes.started(command, log, stdout=subprocess.PIPE) as child:
+    with children.started(command, log, stdout=subprocess.PIPE) as child:
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, child.pid, POLITE)
         listening = threading.Thread(target=listen, args=(child, hear), name="listen-comparison", daemon=True)

@@ -28,7 +28,7 @@ PATIENCE_S = 100
 
 def demo(out: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "device_sim.cli", "demo", f"--out={out}", *options],
+        [sys.executable, "-m", "device_sim", "demo", f"--out={out}", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -137,22 +137,18 @@ def test_the_demo_leaves_no_process_behind(run: Run) -> None:
     assert [one.cmdline() for one in processes_of(run.folder)] == []
 
 
-def test_a_signal_stops_everything(run: Run, tmp_path: Path) -> None:
-    children = {
-        number: demo(tmp_path / number.name, *SMALL, "--rounds=1000", f"--exported={run.folder}")
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(number: signal.Signals, run: Run, tmp_path: Path) -> None:
+    child = demo(tmp_path, *SMALL, "--rounds=1000", f"--exported={run.folder}")
     try:
-        for number, child in children.items():
-            wait_for(lambda out=tmp_path / number.name: coordinator_of(out), child)  # type: ignore[misc]
-            child.send_signal(number)
-        for child in children.values():
-            code, _out, err = finished(child)
-            assert (code, err.strip()) == (130, "edgewise-sim: stopped; nothing is left running")
+        wait_for(lambda: coordinator_of(tmp_path), child)
+        child.send_signal(number)
+        child.send_signal(number)  # an impatient one
+        code, _out, err = finished(child)
     finally:
-        for child in children.values():
-            child.kill()  # nothing to do unless one of them failed
-            child.communicate()
+        child.kill()  # nothing to do unless something failed
+        child.communicate()
+    assert (code, err) == (130, "edgewise-sim: stopped; nothing is left running\n")
     assert processes_of(tmp_path) == []
 
 
@@ -181,7 +177,7 @@ def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch:
     from collections import namedtuple
 
     from device_sim.demo import run_demo
-    from device_sim.processes import CommandFailed
+    from device_sim.processes import Children, CommandFailed
     from device_sim.recipes import DemoOptions
     from device_sim.watching import Watcher
 
@@ -191,4 +187,4 @@ def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch:
         dataset="digits", model="zoo:mlp", rounds=1, devices=10, seed=1, port=0, out=tmp_path / "full"
     )
     with pytest.raises(CommandFailed, match="the disk has 3 MB free"):
-        run_demo(options, Watcher())
+        run_demo(options, Watcher(), Children())
