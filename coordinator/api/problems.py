@@ -19,16 +19,20 @@ _log = logging.getLogger("edgewise.api")
 STATUSES: Mapping[str, int] = {
     "bad-signature": 401,
     "body-too-large": 413,
+    "box-not-opened": 422,
     "clock-skew": 401,
     "conflict": 409,
     "conflicting-report": 409,
+    "contradicted-group": 409,
     "device-left": 410,
     "device-storage-full": 507,
     "digest-mismatch": 422,
-    "invalid-examples": 422,
     "interpreter-failed": 422,
     "interpreter-missing": 422,
+    "invalid-examples": 422,
+    "invalid-group": 422,
     "invalid-plan": 422,
+    "invalid-roster": 422,
     "invalid-weights": 422,
     "lanes-out-of-range": 422,
     "malformed": 400,
@@ -39,6 +43,7 @@ STATUSES: Mapping[str, int] = {
     "not-found": 404,
     "operator-unauthorised": 401,
     "participation-ended": 410,
+    "precondition-failed": 412,
     "replayed-request": 409,
     "report-length": 422,
     "round-closed": 410,
@@ -48,6 +53,7 @@ STATUSES: Mapping[str, int] = {
     "step-not-allowed": 409,
     "storage-full": 507,
     "switched-off": 403,
+    "too-few-survivors": 409,
     "unavailable": 503,
     "unknown-collection": 404,
     "unknown-device": 401,
@@ -55,9 +61,18 @@ STATUSES: Mapping[str, int] = {
     "unsupported-version": 400,
     "untrusted-document": 422,
     "wrong-checkpoint": 422,
+    "wrong-share": 422,
     "wrong-storage-key": 422,
 }
 """A status for each refusal code; a test holds it against `REFUSALS`."""
+
+
+class NotChanged(Exception):
+    """What the caller holds is the newest."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(tag)
+        self.tag = tag
 
 
 def problem_response(
@@ -87,6 +102,10 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, problem: Refusal) -> Response:
         return problem_response(request, problem)
+
+    @app.exception_handler(NotChanged)
+    async def not_changed(_request: Request, problem: NotChanged) -> Response:
+        return Response(status_code=304, headers={"etag": problem.tag})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: RequestValidationError) -> Response:

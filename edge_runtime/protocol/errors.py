@@ -152,6 +152,10 @@ class Conflict(Refusal):
     code, title = "conflict", "The object already exists with other content, or is in the wrong state"
 
 
+class PreconditionFailed(Refusal):
+    code, title = "precondition-failed", "The object is not in the version that the change was meant for"
+
+
 class BodyTooLarge(Refusal):
     code, title = "body-too-large", "The body is larger than this endpoint takes"
 
@@ -190,6 +194,30 @@ class SchemaChanged(Refusal):
 
 class StepNotAllowed(Refusal):
     code, title = "step-not-allowed", "The participation is past that step"
+
+
+class InvalidGroup(Refusal):
+    code, title = "invalid-group", "The group is not one whose sums hide a report"
+
+
+class InvalidRoster(Refusal):
+    code, title = "invalid-roster", "The roster is not one that can be trusted"
+
+
+class ContradictedGroup(Refusal):
+    code, title = "contradicted-group", "The message contradicts what the group agreed on"
+
+
+class BoxNotOpened(Refusal):
+    code, title = "box-not-opened", "A sealed box of shares does not open, or holds other shares than were promised"
+
+
+class WrongShare(Refusal):
+    code, title = "wrong-share", "A share, or the secret it rebuilds, is not the promised one"
+
+
+class TooFewSurvivors(Refusal):
+    code, title = "too-few-survivors", "Too few members of the group are left to open its sum"
 
 
 def _all_subclasses(of: type[Refusal]) -> list[type[Refusal]]:

@@ -109,6 +109,7 @@ class Plan:
         check(1 <= self.epochs <= 1000, f"epochs is 1 to 1000, not {self.epochs}")
         check(1 <= self.batch_size <= 65536, f"batch_size is 1 to 65536, not {self.batch_size}")
         check(0 < self.learning_rate <= 1000, f"learning_rate is above 0 and at most 1000, not {self.learning_rate}")
+        check(self.lane_bits == 32, f"lanes have 32 bits in plans of these versions, not {self.lane_bits}")
         check(0 <= self.proximal_mu <= 1000, f"proximal_mu is 0 to 1000, not {self.proximal_mu}")
         check(1 <= self.min_reports <= self.goal, "min_reports is at least 1 and at most the goal")
         check(self.goal <= self.max_participants, "the goal is at most max_participants")

@@ -17,7 +17,7 @@ from edge_runtime.protocol.enrolment import require_delay
 from edge_runtime.protocol.errors import MalformedReport, ReportLength, UnsupportedVersion
 from edge_runtime.protocol.keys import is_id, is_sha256
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Lanes
+from edge_runtime.protocol.secure_sum.lanes import Lanes
 
 REPORT_HEADER: Final = struct.Struct("<4sHBB16sII")
 _MAGIC: Final = b"EWRP"
@@ -160,6 +160,6 @@ def lanes_of_report(raw: bytes | memoryview, participation: str, lanes: Lanes, p
         raise MalformedReport("the bytes do not begin like a report")
     if version != _VERSION:
         raise UnsupportedVersion(f"report version {version}; spoken here: {_VERSION}")
-    if of_participation.hex() != participation or bits != lanes.bits or count != parameters + ZERO_LANES:
+    if of_participation.hex() != participation or bits != lanes.bits or count != lanes.count(parameters):
         raise MalformedReport("the report's header is of another participation or plan")
     return memoryview(raw)[REPORT_HEADER.size :]

@@ -229,7 +229,8 @@ def test_an_empty_delta_is_four_zero_lanes() -> None:
 @pytest.mark.parametrize(
     ("bits", "norm", "most"),
     [
-        (31, 1.0, 1),
+        (33, 1.0, 1),
+        (19, 1.0, 1),
         (0, 1.0, 1),
         (64, 1.0, 1),
         (32, 1.0, 0),
