@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import is_label, is_name, require_delay
@@ -13,6 +14,17 @@ from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Wait
 
 CHECK_IN_PATH: Final = "/v1/device/check-in"
+
+AttributeValue: TypeAlias = str | int | bool
+"""Text, a whole number, or yes or no; never a fraction."""
+
+MOST_ATTRIBUTES: Final = 32
+ATTRIBUTE_TEXT_CHARACTERS: Final = 64
+ATTRIBUTE_INTEGER_LIMIT: Final = 1 << 53
+"""Integers are below it in size: what every language holds exactly."""
+
+_ATTRIBUTE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_CODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 
 def bundle_path(sha256: str) -> str:
@@ -28,27 +40,83 @@ def bucketed(count: int) -> int:
     return 1 << (count.bit_length() - 1) if count > 0 else 0
 
 
+def is_attribute_name(text: str) -> bool:
+    """Whether a text can name an attribute: 1 to 32 of a-z 0-9 _, a letter first."""
+    return _ATTRIBUTE_NAME.fullmatch(text) is not None
+
+
+def is_attribute_value(value: object) -> bool:
+    """Whether this can be said of a device: text of 1 to 64 printable characters, an integer of 53 bits, a boolean."""
+    if isinstance(value, str):
+        return 1 <= len(value) <= ATTRIBUTE_TEXT_CHARACTERS and value.isprintable()
+    return type(value) is bool or (type(value) is int and abs(value) < ATTRIBUTE_INTEGER_LIMIT)
+
+
+def is_code(text: str) -> bool:
+    """Whether a text can be a region or a hardware class: 1 to 32 of A-Z a-z 0-9 . _ -, a letter or digit first."""
+    return _CODE.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckIn:
     """An offer. `visit` is random and stays the same when a lost answer is asked for again.
 
-    The answer is of the same version.
+    The answer is of the same version. What version 3 brought says which cohorts the device is in: classes that many
+    devices share, and nothing that identifies a person.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     OLDEST: ClassVar[int] = 1
+    ADDED: ClassVar[Mapping[str, int]] = {
+        "app_version": 3,
+        "platform": 3,
+        "region": 3,
+        "hardware_class": 3,
+        "attributes": 3,
+    }
     version: int
     population: str
     visit: str
     runtime: str
     examples: int
     """Bucketed by `bucketed`."""
+    app_version: str | None = None
+    """Of the app now; it may have been updated since the device enrolled."""
+    platform: str | None = None
+    region: str | None = None
+    """A code for a place where many live, such as a country's; null where the app does not say."""
+    hardware_class: str | None = None
+    """A code for a class of devices, in the app's words; null where the app does not say."""
+    attributes: dict[str, AttributeValue] | None = None
+    """What the app says of its device, by name; the coordinator keeps what its population declares."""
 
     def __post_init__(self) -> None:
+        wire.require(wire.fits_version(self), "only version 3 says more of the device")
         wire.require(is_name(self.population), "population is a name")
         wire.require(is_id(self.visit), "visit is 32 hex digits")
         wire.require(is_label(self.runtime), "runtime has 1 to 128 printable characters")
         wire.require(0 <= self.examples == bucketed(self.examples), "examples is 0 or a power of two")
+        if self.version >= 3:
+            self._check_device()
+
+    def _check_device(self) -> None:
+        for name in ("app_version", "platform"):
+            text = getattr(self, name)
+            wire.require(text is not None and is_label(text), f"{name} has 1 to 128 printable characters")
+        for name in ("region", "hardware_class"):
+            code = getattr(self, name)
+            wire.require(code is None or is_code(code), f"{name} is 1 to 32 of A-Z a-z 0-9 . _ -, or null")
+        wire.require(self.attributes is not None, "attributes is an object; {} says nothing")
+        require_attributes(self.attributes or {})
+
+
+def require_attributes(attributes: Mapping[str, AttributeValue]) -> None:
+    """Raise `Malformed` unless all of this may be said of a device."""
+    wire.require(len(attributes) <= MOST_ATTRIBUTES, f"a device has at most {MOST_ATTRIBUTES} attributes")
+    for name, value in attributes.items():
+        wire.require(is_attribute_name(name), "the name of an attribute is 1 to 32 of a-z 0-9 _, a letter first")
+        sentence = "is text of 1 to 64 printable characters, an integer below 2^53 in size, or a boolean"
+        wire.require(is_attribute_value(value), f"the attribute {name} {sentence}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +154,9 @@ class RetryWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckInAnswer:
-    """Either an assignment or a retry window."""
+    """Either an assignment or a retry window; of version 3 as of version 2."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     OLDEST: ClassVar[int] = 1
     ADDED: ClassVar[Mapping[str, int]] = {"policy": 2}
     version: int

@@ -47,14 +47,23 @@ def decode(kind: type[Message], raw: bytes) -> Message:
         Malformed: The bytes are not exactly one message of this kind.
         UnsupportedVersion: The message has a `version` that `kind` does not speak.
     """
+    tree = json_tree(raw)
+    _check_version(kind, tree)
+    return typing.cast(Message, _built(kind, tree, kind.__name__))
+
+
+def json_tree(raw: bytes) -> object:
+    """Read JSON, as strictly as `decode`, for what is not of one dataclass.
+
+    Raises:
+        Malformed: It is too long, not UTF-8 or not JSON, or repeats a key.
+    """
     if len(raw) > MESSAGE_LIMIT_BYTES:
         raise Malformed(f"a message of {len(raw)} bytes is over the limit of {MESSAGE_LIMIT_BYTES}")
     try:
-        tree = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
         raise Malformed(f"not JSON: {problem}") from None
-    _check_version(kind, tree)
-    return typing.cast(Message, _built(kind, tree, kind.__name__))
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -134,7 +143,7 @@ def _hints(kind: type) -> dict[str, Any]:
 def _built(kind: Any, tree: object, where: str) -> object:
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
-        return _optional(kind, tree, where)
+        return _union(kind, tree, where)
     if origin is tuple:
         return _sequence(kind, tree, where)
     if origin is dict:
@@ -144,11 +153,16 @@ def _built(kind: Any, tree: object, where: str) -> object:
     return _scalar(kind, tree, where)
 
 
-def _optional(kind: Any, tree: object, where: str) -> object:
-    if tree is None:
+def _union(kind: Any, tree: object, where: str) -> object:
+    """Something or null; or one of several scalars, told apart by their JSON types."""
+    arms = [arm for arm in typing.get_args(kind) if arm is not type(None)]
+    if tree is None and len(arms) < len(typing.get_args(kind)):
         return None
-    (inner,) = (arm for arm in typing.get_args(kind) if arm is not type(None))
-    return _built(inner, tree, where)
+    if len(arms) == 1:
+        return _built(arms[0], tree, where)
+    if type(tree) not in arms:
+        raise Malformed(f"{where} is not of type {' or '.join(arm.__name__ for arm in arms)}")
+    return _scalar(type(tree), tree, where)
 
 
 def _sequence(kind: Any, tree: object, where: str) -> object:

@@ -42,6 +42,8 @@ from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Recei
 from edge_runtime.protocol.signing import sign_request
 
 FOLDER: Final = Path(__file__).parent / "v1"
+FOLDER_3: Final = Path(__file__).parent / "v3"
+"""What version 3 of a message brought."""
 TENANT_KEY: Final = SigningKey(digest(b"tenant key of the vectors"))
 COORDINATOR_KEY: Final = SigningKey(digest(b"coordinator key of the vectors"))
 DEVICE_KEY: Final = SigningKey(digest(b"device key of the vectors"))
@@ -207,6 +209,31 @@ MESSAGES: Final[tuple[object, ...]] = (
     Left(version=1, device_id=DEVICE),
     ReportHeld(version=1, held_bytes=1048576),
     ReportComplete(version=1, report_sha256=digest(REPORT).hex()),
+)
+
+
+CHECK_IN_3: Final = CheckIn(
+    version=3,
+    population="keyboard",
+    visit="0" * 32,
+    runtime="litert 2.1.0",
+    examples=64,
+    app_version="2.4.0-beta.1",
+    platform="android",
+    region="DE",
+    hardware_class="high",
+    attributes={"beta": True, "language": "de", "ram_gb": 8},
+)
+MESSAGES_3: Final[tuple[object, ...]] = (
+    CHECK_IN_3,
+    replace(CHECK_IN_3, region=None, hardware_class=None, attributes={}),
+    replace(CHECK_IN_3, attributes={"a": -(2**53) + 1, "b": "0", "c": 0, "d": False, "e": "Grüße"}),
+    CheckInAnswer(
+        version=3,
+        assignment=None,
+        retry=RetryWindow(reason=reasons.Wait.NO_TASK, after_s=900.0, spread_s=180.0),
+        policy=None,
+    ),
 )
 
 
@@ -434,6 +461,51 @@ def request_vectors() -> dict[str, Any]:
     }
 
 
+def check_in_vectors() -> dict[str, Any]:
+    """Check-ins of version 3 that are right, and ones that are wrong with the code each must be refused by."""
+    tree = json.loads(wire.encode(CHECK_IN_3))
+
+    def changed(what: str, code: str = "malformed", **fields: Any) -> dict[str, str]:
+        return {"what": what, "code": code, "json": json.dumps({**tree, **fields}, sort_keys=True)}
+
+    def saying(what: str, **attributes: Any) -> dict[str, str]:
+        return changed(what, attributes=attributes)
+
+    lacking = {name: value for name, value in tree.items() if name != "region"}
+    return {
+        "right": [{"message": type(message).__name__, "json": wire.encode(message).decode()} for message in MESSAGES_3],
+        "wrong": [
+            changed("a later version", "unsupported-version", version=4),
+            changed("a check-in of version 2 with what version 3 brought", version=2),
+            {"what": "without its region", "code": "malformed", "json": json.dumps(lacking)},
+            changed("an unknown key", name="Ada"),
+            changed("no app version", app_version=None),
+            changed("an app version of 129 characters", app_version="1" * 129),
+            changed("no platform", platform=None),
+            changed("a platform of two lines", platform="and\nroid"),
+            changed("a region of no characters", region=""),
+            changed("a region of 33 characters", region="d" * 33),
+            changed("a region with a space", region="Unter den Linden"),
+            changed("a hardware class that is a number", hardware_class=1),
+            changed("attributes are null", attributes=None),
+            changed("attributes are a list", attributes=["beta"]),
+            saying("33 attributes", **{f"a{number}": 1 for number in range(33)}),
+            saying("an attribute in capitals", Beta=True),
+            saying("an attribute with a hyphen", **{"ram-gb": 8}),
+            saying("an attribute of 33 characters", **{"a" * 33: 1}),
+            saying("an attribute without a name", **{"": 1}),
+            saying("an attribute that is a fraction", ram_gb=8.0),
+            saying("an attribute of 2^53", ram_gb=2**53),
+            saying("an attribute of minus 2^53", ram_gb=-(2**53)),
+            saying("an attribute that is null", beta=None),
+            saying("an attribute that is a list", language=["de"]),
+            saying("an attribute of no characters", language=""),
+            saying("an attribute of 65 characters", language="d" * 65),
+            saying("an attribute of two lines", language="d\ne"),
+        ],
+    }
+
+
 def settings_vector() -> dict[str, Any]:
     """Every variable with its default; a default may be added, and never changed."""
     fields = Settings.model_fields
@@ -496,6 +568,11 @@ def vectors() -> Iterator[tuple[str, Any]]:
     )
 
 
+def vectors_3() -> Iterator[tuple[str, Any]]:
+    """The frozen files of version 3 by name."""
+    yield "check-in.json", check_in_vectors()
+
+
 def _flipped(raw: bytes, position: int) -> bytes:
     changed = bytearray(raw)
     changed[position] ^= 1
@@ -512,9 +589,10 @@ def written(content: Any) -> str:
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for name, content in vectors():
-        (FOLDER / name).write_text(written(content))
+    for folder, files in ((FOLDER, vectors()), (FOLDER_3, vectors_3())):
+        folder.mkdir(exist_ok=True)
+        for name, content in files:
+            (folder / name).write_text(written(content))
 
 
 if __name__ == "__main__":

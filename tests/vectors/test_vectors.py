@@ -14,6 +14,7 @@ from coordinator.store.blobs import BlobKind, FolderBlobs
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol import errors, reasons, wire
 from edge_runtime.protocol.bundle import verify_bundle
+from edge_runtime.protocol.checkin import CheckIn
 from edge_runtime.protocol.checkpoint import verify_checkpoint
 from edge_runtime.protocol.errors import ClockSkew, Refusal
 from edge_runtime.protocol.keys import PublicKey, digest
@@ -42,6 +43,36 @@ def test_what_this_version_writes_is_what_was_frozen(name: str) -> None:
 
 def test_every_frozen_file_is_tested() -> None:
     assert {path.name for path in make.FOLDER.iterdir()} == {name for name, _content in make.vectors()}
+    assert {path.name for path in make.FOLDER_3.iterdir()} == {name for name, _content in make.vectors_3()}
+
+
+def frozen_3() -> Any:
+    return json.loads((make.FOLDER_3 / "check-in.json").read_text())
+
+
+def test_what_version_3_writes_is_what_was_frozen() -> None:
+    for name, content in make.vectors_3():
+        assert make.written(content) == (make.FOLDER_3 / name).read_text(), f"{name}: a frozen vector never changes"
+
+
+@pytest.mark.parametrize("index", range(len(make.MESSAGES_3)))
+def test_a_frozen_message_of_version_3_is_read_and_written_again(index: int) -> None:
+    raw, message = frozen_3()["right"][index]["json"].encode(), make.MESSAGES_3[index]
+    decoded = wire.decode(type(message), raw)
+    assert decoded == message
+    assert wire.encode(decoded) == raw
+    if isinstance(decoded, CheckIn):
+        said = decoded.attributes or {}
+        assert {name: type(value) for name, value in said.items()} == {
+            name: type(value) for name, value in json.loads(raw)["attributes"].items()
+        }, "1 is not true"
+
+
+@pytest.mark.parametrize("vector", [pytest.param(one, id=one["what"]) for one in frozen_3()["wrong"]])
+def test_a_wrong_check_in_of_version_3_is_refused_by_name(vector: Vector) -> None:
+    with pytest.raises(Refusal) as refused:
+        wire.decode(CheckIn, vector["json"].encode())
+    assert refused.value.code == vector["code"]
 
 
 def test_the_frozen_bundle_is_read() -> None:

@@ -34,12 +34,13 @@ from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import Released, ReleaseQuery
 from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt
-from tests.vectors.make import MESSAGES
+from tests.vectors.make import MESSAGES, MESSAGES_3
 
 hexadecimal = st.binary(min_size=32, max_size=32).map(bytes.hex)
 ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 labels = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=128)
+codes = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 delays = st.floats(0, LONGEST_DELAY_S)
 amounts = st.floats(1e-6, 1000)
@@ -158,6 +159,25 @@ messages: st.SearchStrategy[object] = st.one_of(
         visit=ids,
         runtime=labels,
         examples=st.integers(0, 62).map(lambda power: 1 << power),
+    ),
+    st.builds(
+        CheckIn,
+        version=st.just(3),
+        population=names,
+        visit=ids,
+        runtime=labels,
+        examples=st.just(64),
+        app_version=labels,
+        platform=labels,
+        region=st.none() | codes,
+        hardware_class=st.none() | codes,
+        attributes=st.dictionaries(
+            st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True),
+            st.booleans()
+            | st.integers(1 - (1 << 53), (1 << 53) - 1)
+            | st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=64),
+            max_size=5,
+        ),
     ),
     st.builds(CheckInAnswer, version=one, assignment=assignments, retry=st.none()),
     st.builds(CheckInAnswer, version=one, assignment=st.none(), retry=windows),
@@ -462,16 +482,17 @@ def test_an_answer_is_an_assignment_or_a_retry_window_and_not_both() -> None:
             wire.decode(CheckInAnswer, json.dumps(tree).encode())
 
 
-VERSIONED = [message for message in MESSAGES if wire._added(type(message))]
+VERSIONED = [message for message in (*MESSAGES, *MESSAGES_3) if wire._added(type(message))]
 
 
 @pytest.mark.parametrize("message", VERSIONED, ids=lambda message: f"{type(message).__name__} {message.version}")
 def test_a_version_has_exactly_the_keys_that_it_brought(message: Any) -> None:
     tree = json.loads(wire.encode(message))
-    added = set(message.ADDED)
-    assert added & set(tree) == (added if message.version == 2 else set())
-    wrong = dict.fromkeys(added) if message.version == 1 else {"version": 1}
-    for other in ({**tree, **wrong}, {**tree, "version": 0}, {**tree, "version": 3}):
+    added = {name for name, version in message.ADDED.items() if version <= message.version}
+    later = set(message.ADDED) - added
+    assert set(message.ADDED) & set(tree) == added
+    wrong = dict.fromkeys(later) if later else {"version": message.OLDEST}
+    for other in ({**tree, **wrong}, {**tree, "version": 0}, {**tree, "version": message.VERSION + 1}):
         with pytest.raises((Malformed, UnsupportedVersion)):
             wire.decode(type(message), json.dumps(other).encode())
 
