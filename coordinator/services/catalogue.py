@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlmodel import Session, col, delete
+from sqlalchemy import tuple_
+from sqlmodel import Session, col, delete, select
 
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.tables import BundleRow, CheckpointRow, OperatorToken, Population, Tenant
@@ -14,8 +16,8 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest, verify_bundle
 from edge_runtime.protocol.checkpoint import Checkpoint, Weights, encode_checkpoint, verify_checkpoint
 from edge_runtime.protocol.enrolment import is_name
-from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, OperatorUnauthorised
-from edge_runtime.protocol.keys import PublicKey, SigningKey, digest
+from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, OperatorUnauthorised, PreconditionFailed
+from edge_runtime.protocol.keys import PublicKey, SigningKey, digest, is_sha256
 from edge_runtime.protocol.policy import Policy
 
 BUCKET_KEY_BYTES = 32
@@ -69,27 +71,60 @@ def population_named(session: Session, tenant: Tenant, name: str) -> Population:
     return population
 
 
-def set_policy(session: Session, tenant: Tenant, name: str, policy: Policy | None) -> Population:
+def populations(session: Session, tenant: Tenant, after: str, most: int) -> Sequence[Population]:
+    """The tenant's populations by name, from the first after a name."""
+    return session.exec(
+        select(Population)
+        .where(Population.tenant == tenant.name, Population.name > after)
+        .order_by(col(Population.name))
+        .limit(most)
+    ).all()
+
+
+def check_version(found: int, expected: int | None) -> None:
+    """Return if an object is in the version that a change is meant for; None is any.
+
+    Raises:
+        PreconditionFailed: It is not.
+    """
+    if expected is not None and expected != found:
+        raise PreconditionFailed(f"the object is in version {found} by now; look at it again, then change it")
+
+
+def _change(session: Session, population: Population, expected: int | None) -> None:
+    check_version(population.version, expected)
+    population.version += 1
+    session.add(population)
+
+
+def set_policy(
+    session: Session, tenant: Tenant, name: str, policy: Policy | None, expected: int | None = None
+) -> Population:
     """Say when devices of a population may work; None leaves it to their apps. They learn it at their next check-in.
 
     Raises:
         NotFound: The tenant has no population of this name.
+        PreconditionFailed: It is not in the expected version.
     """
     population = population_named(session, tenant, name)
-    population.policy = None if policy is None else wire.encode(policy)
-    session.add(population)
+    raw = None if policy is None else wire.encode(policy)
+    if population.policy != raw:
+        _change(session, population, expected)
+        population.policy = raw
     return population
 
 
-def switch(session: Session, tenant: Tenant, name: str, *, off: bool) -> Population:
+def switch(session: Session, tenant: Tenant, name: str, *, off: bool, expected: int | None = None) -> Population:
     """Switch the devices of a population off or on; again changes nothing. They learn it at their next contact.
 
     Raises:
         NotFound: The tenant has no population of this name.
+        PreconditionFailed: It is not in the expected version.
     """
     population = population_named(session, tenant, name)
-    population.switched_off = off
-    session.add(population)
+    if population.switched_off != off:
+        _change(session, population, expected)
+        population.switched_off = off
     return population
 
 
@@ -175,6 +210,35 @@ def record_checkpoint(session: Session, tenant: str, checkpoint: Checkpoint, now
     session.add(row)
     session.flush()
     return row
+
+
+def checkpoints(
+    session: Session, tenant: Tenant, bundle_sha256: str, before: str, most: int
+) -> Sequence[CheckpointRow]:
+    """The model versions of a bundle, newest first, from the first before a cursor.
+
+    Raises:
+        NotFound: The tenant has not brought this bundle.
+        Malformed: The cursor is none.
+    """
+    manifest_of(session, tenant, bundle_sha256)
+    query = select(CheckpointRow).where(
+        CheckpointRow.tenant == tenant.name, CheckpointRow.bundle_sha256 == bundle_sha256
+    )
+    if before:
+        number, _dot, sha256 = before.partition(".")
+        if not (number.isdecimal() and len(number) < 18 and is_sha256(sha256)):
+            raise Malformed("the cursor is not one that this list gave out")
+        query = query.where(
+            tuple_(col(CheckpointRow.model_version), col(CheckpointRow.sha256)) < tuple_(int(number), sha256)
+        )
+    newest_first = (col(CheckpointRow.model_version).desc(), col(CheckpointRow.sha256).desc())
+    return session.exec(query.order_by(*newest_first).limit(most)).all()
+
+
+def checkpoint_cursor(row: CheckpointRow) -> str:
+    """Where a list of model versions goes on after this one."""
+    return f"{row.model_version}.{row.sha256}"
 
 
 def _token_digest(token: str) -> str:

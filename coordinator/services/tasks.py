@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -127,6 +128,18 @@ def task_named(session: Session, tenant: Tenant, name: str) -> Task:
     return task
 
 
+def tasks_of(
+    session: Session, tenant: Tenant, population: str | None, state: TaskState | None, after: str, most: int
+) -> Sequence[Task]:
+    """The tenant's tasks by name, from the first after a name; of one population or state if it is given."""
+    query = select(Task).where(Task.tenant == tenant.name, Task.name > after)
+    if population is not None:
+        query = query.where(Task.population == population)
+    if state is not None:
+        query = query.where(Task.state == state)
+    return session.exec(query.order_by(col(Task.name)).limit(most)).all()
+
+
 def approve_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:
     """Approve a draft as it stands; again changes nothing.
 
@@ -235,11 +248,11 @@ class RoundView:
     closed_at: datetime | None
 
 
-def rounds_of(session: Session, task: Task, after: int = 0) -> list[RoundView]:
-    """The task's rounds with a number above `after`, oldest first."""
+def rounds_of(session: Session, task: Task, after: int = 0, most: int = 500) -> list[RoundView]:
+    """The task's rounds with a number above `after`, oldest first, so many at most."""
     views = []
     for round_ in session.exec(
-        select(Round).where(Round.task_id == task.id, Round.number > after).order_by(col(Round.number))
+        select(Round).where(Round.task_id == task.id, Round.number > after).order_by(col(Round.number)).limit(most)
     ).all():
         standings = session.exec(
             select(Participation.outcome, func.count())

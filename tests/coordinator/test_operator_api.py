@@ -130,14 +130,26 @@ def test_nothing_crosses_tenants(home: Home) -> None:
         "/populations/{name}/switch": {"json": {"off": True}},
     }
     population = home.operator("GET", f"/populations/{POPULATION}").json()
+    release = {"checkpoint_sha256": task["checkpoint_sha256"], "share": 1}
+    home.operator("POST", f"/populations/{POPULATION}/releases", json=release).raise_for_status()
+    bodies |= {
+        "/populations/{population}/releases": {"json": release},
+        "/populations/{population}/releases/{number}/share": {"json": {"share": 0.5}},
+    }
+    device = home.operator("GET", f"/populations/{POPULATION}/devices").json()[0]["id"]
     for method, path in endpoints(home):
         for address in sorted(ours):
-            ours_to_name = path.startswith("/populations") and (method, path) != ("PUT", "/populations/{name}")
-            name = POPULATION if ours_to_name else "words"
-            filled = path.replace("{sha256}", address).replace("{name}", name)
+            named = {"name": POPULATION if path.startswith("/populations") else "words", "population": POPULATION}
+            if (method, path) == ("PUT", "/populations/{name}"):
+                named["name"] = "theirs"
+            filled = path.format_map({**named, "sha256": address, "number": 1, "device": device, "cohort": "some"})
             answer = as_other(home, token, method, filled, **bodies.get(path, {}))
             if (method, path) == ("PUT", "/populations/{name}"):
                 assert answer.status_code == 204
+                continue
+            if "{" not in path and method == "GET":
+                found = {one["name"] for one in answer.raise_for_status().json()}
+                assert found <= {"theirs"}, "a list has what is one's own"
                 continue
             assert refusal(answer) in ("not-found", "digest-mismatch", "untrusted-document"), f"{method} {path}"
     assert home.task() == task, "and nothing of it changed ours"
@@ -179,6 +191,7 @@ def test_what_was_brought_may_be_brought_again(home: Home) -> None:
         "bundle_sha256": BUNDLE_SHA256,
         "model_version": 0,
         "weights_sha256": digest(FIRST_WEIGHTS.tobytes()).hex(),
+            "created_at": "2026-01-05T12:00:00Z",
     }
 
 
@@ -428,7 +441,12 @@ def test_an_unknown_path_and_a_wrong_method_are_problems(home: Home) -> None:
 def test_the_description_names_every_field_of_an_order(home: Home) -> None:
     described = home.request("GET", "/v1/openapi.json").json()
     body = described["paths"]["/v1/operator/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(body["properties"]) == set(home.order())
+    described = described["components"]["schemas"]
+    assert set(described[body["$ref"].rpartition("/")[2]]["properties"]) == set(home.order())
+    settings = described["TaskSettings"]["properties"]
+    assert set(settings) >= set(home.order()["settings"])
+    assert settings["pool_size"]["description"] == "Devices that check in before a round chooses"
+    assert settings["pool_size"]["x-changes"] == "active"
 
 
 def test_health_is_answered_without_a_token(home: Home) -> None:

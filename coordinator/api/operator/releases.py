@@ -1,0 +1,83 @@
+"""Releases: which model version devices use for inference."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fastapi import APIRouter, Path
+from pydantic import Field
+
+from coordinator.api.operator.access import Body, OperatorRoute, TenantOf
+from coordinator.api.parts import PartsOf
+from coordinator.core.releases import PPM
+from coordinator.services import releases
+from coordinator.store.tables import Release
+
+router = APIRouter(prefix="/populations/{population}/releases", route_class=OperatorRoute, tags=["releases"])
+
+Number = Path(ge=1, le=1 << 31)
+Share = Field(gt=0, le=1, examples=[0.05], description="Of the population's devices, by a keyed hash of their ids.")
+
+
+class ShareRequest(Body):
+    share: float = Share
+
+
+class ReleaseRequest(ShareRequest):
+    checkpoint_sha256: str = Field(examples=["80eedb5c…"])
+
+
+class ReleaseView(Body):
+    number: int
+    checkpoint_sha256: str
+    share: float
+    created_at: datetime
+    withdrawn_at: datetime | None
+
+
+@router.get("")
+def list_releases(population: str, tenant: TenantOf, parts: PartsOf) -> list[ReleaseView]:
+    """The releases of a population, newest first."""
+    with parts.database.reading() as session:
+        return [_view(row) for row in releases.releases_of(session, tenant, population)]
+
+
+@router.post("")
+def post_release(population: str, wanted: ReleaseRequest, tenant: TenantOf, parts: PartsOf) -> ReleaseView:
+    """Offer a model version to a share of the devices."""
+    with parts.database.writing() as session:
+        return _view(
+            releases.create_release(
+                session, tenant, population, wanted.checkpoint_sha256, _ppm(wanted.share), parts.now()
+            )
+        )
+
+
+@router.put("/{number}/share")
+def put_share(
+    population: str, wanted: ShareRequest, tenant: TenantOf, parts: PartsOf, number: int = Number
+) -> ReleaseView:
+    """Widen a canary, or narrow it; a wider one keeps whom it had."""
+    with parts.database.writing() as session:
+        return _view(releases.set_share(session, tenant, population, number, _ppm(wanted.share)))
+
+
+@router.post("/{number}/withdraw")
+def withdraw(population: str, tenant: TenantOf, parts: PartsOf, number: int = Number) -> ReleaseView:
+    """Roll back: its devices return to the release before."""
+    with parts.database.writing() as session:
+        return _view(releases.withdraw(session, tenant, population, number, parts.now()))
+
+
+def _ppm(share: float) -> int:
+    return max(1, round(share * PPM))
+
+
+def _view(row: Release) -> ReleaseView:
+    return ReleaseView(
+        number=row.number,
+        checkpoint_sha256=row.checkpoint_sha256,
+        share=row.share_ppm / PPM,
+        created_at=row.created_at,
+        withdrawn_at=row.withdrawn_at,
+    )

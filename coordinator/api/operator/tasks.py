@@ -1,0 +1,218 @@
+"""Tasks: ordered as drafts, approved, started, watched, ended."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ConfigDict, Field
+
+from coordinator.api.operator.access import (
+    Body,
+    Cursor,
+    Limit,
+    OperatorRoute,
+    TenantOf,
+    etag,
+    paged,
+    tagged,
+)
+from coordinator.api.parts import Parts, PartsOf
+from coordinator.core.task_settings import TaskSettings, read_settings
+from coordinator.core.tasks import TaskState
+from coordinator.services import tasks
+from coordinator.store.tables import CheckpointRow, Task
+from edge_runtime.protocol.errors import Malformed
+from edge_runtime.protocol.keys import SIGNATURE_BYTES
+
+router = APIRouter(route_class=OperatorRoute, tags=["tasks"])
+
+_EXAMPLE: dict[str, Any] = {
+    "name": "digits-mlp",
+    "plan": "eyJiYXRjaF9zaXplIjoxMCwi…",
+    "plan_signature": "q83vEjRWeJA…",
+    "checkpoint_sha256": "80eedb5c…",
+    "settings": {"pool_size": 100, "stop": {"rounds": 50}, "server_optimiser": {"learning_rate": 1.0}},
+}
+
+
+class TaskRequest(Body):
+    """A task: the signed plan says what devices do, the settings how rounds are run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    name: str = Field(description="Within the tenant.", examples=["digits-mlp"])
+    plan: str = Field(description="Base64 of the plan's exact bytes.")
+    plan_signature: str = Field(description="Base64 of the tenant's signature of the plan.")
+    checkpoint_sha256: str = Field(description="The imported checkpoint that round 1 starts from.")
+    settings: TaskSettings
+    seed: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the selection; random when absent.")
+
+
+class TaskView(Body):
+    name: str
+    population: str
+    state: TaskState
+    bundle_sha256: str
+    checkpoint_sha256: str = Field(description="The newest model version.")
+    model_version: int
+    weights_sha256: str
+    rounds_committed: int
+    rounds_wanted: int | None
+    settings: dict[str, Any]
+    created_at: datetime
+    approved_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    ended_because: str | None
+
+
+@router.get("/tasks")
+def list_tasks(
+    request: Request,
+    response: Response,
+    tenant: TenantOf,
+    parts: PartsOf,
+    limit: Limit = 100,
+    cursor: Cursor = "",
+    population: str | None = None,
+    state: TaskState | None = None,
+) -> list[TaskView]:
+    """The tenant's tasks, by name."""
+    with parts.database.reading() as session:
+        found = tasks.tasks_of(session, tenant, population, state, after=cursor, most=limit + 1)
+    return [_view(parts, task) for task in paged(request, response, found, limit, lambda task: task.name)]
+
+
+@router.post("/tasks")
+def post_task(order: TaskRequest, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Create a task as a draft; the same order again returns the same task."""
+    with parts.database.writing() as session:
+        task = tasks.create_task(session, tenant, _ordered(order), parts.now())
+    return _answer(parts, response, task)
+
+
+def _ordered(order: TaskRequest) -> tasks.TaskOrder:
+    return tasks.TaskOrder(
+        name=order.name,
+        plan=_bytes(order.plan, "plan"),
+        plan_signature=_bytes(order.plan_signature, "plan_signature", SIGNATURE_BYTES),
+        checkpoint_sha256=order.checkpoint_sha256,
+        settings=order.settings,
+        seed=bytes.fromhex(order.seed) if order.seed is not None else None,
+    )
+
+
+@router.get("/tasks/{name}")
+def get_task(name: str, request: Request, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """How a task stands."""
+    with parts.database.reading() as session:
+        task = tasks.task_named(session, tenant, name)
+    tagged(request, response, _tag(task))
+    return _view(parts, task)
+
+
+@router.get("/tasks/{name}/rounds")
+def get_rounds(
+    name: str,
+    request: Request,
+    response: Response,
+    tenant: TenantOf,
+    parts: PartsOf,
+    limit: Limit = 500,
+    after: int = Query(0, ge=0, le=1 << 31, description="Rounds with a higher number."),
+    cursor: Cursor = "",
+) -> list[tasks.RoundView]:
+    """The rounds of a task, oldest first, with the outcomes of their participants."""
+    if cursor:
+        if not (cursor.isdecimal() and len(cursor) < 12):
+            raise Malformed("the cursor is not one that this list gave out")
+        after = max(after, int(cursor))
+    with parts.database.reading() as session:
+        found = tasks.rounds_of(session, tasks.task_named(session, tenant, name), after, limit + 1)
+    return paged(request, response, found, limit, lambda one: str(one.number))
+
+
+@router.post("/tasks/{name}/approve")
+def approve_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Approve a draft as it stands."""
+    with parts.database.writing() as session:
+        task = tasks.approve_task(session, tenant, name, parts.now())
+    return _answer(parts, response, task)
+
+
+@router.post("/tasks/{name}/start")
+def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Start an approved task."""
+    with parts.database.writing() as session:
+        task = tasks.start_task(session, tenant, name, parts.now())
+    return _answer(parts, response, task)
+
+
+@router.post("/tasks/{name}/pause")
+def pause_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Choose no more devices until the task is resumed; those at work go on."""
+    with parts.database.writing() as session:
+        task = tasks.pause_task(session, tenant, name)
+    return _answer(parts, response, task)
+
+
+@router.post("/tasks/{name}/resume")
+def resume_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Go on with a paused task."""
+    with parts.database.writing() as session:
+        task = tasks.resume_task(session, tenant, name)
+    return _answer(parts, response, task)
+
+
+@router.post("/tasks/{name}/cancel")
+def cancel_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """End a task; its open rounds are abandoned, and phones are free at their next contact."""
+    with parts.database.writing() as session:
+        task = tasks.cancel_task(session, tenant, name, parts.now())
+    return _answer(parts, response, task)
+
+
+def _tag(task: Task) -> str:
+    return etag(task.version, task.state, task.rounds_committed)
+
+
+def _answer(parts: Parts, response: Response, task: Task) -> TaskView:
+    response.headers["etag"] = _tag(task)
+    return _view(parts, task)
+
+
+def _view(parts: Parts, task: Task) -> TaskView:
+    with parts.database.reading() as session:
+        newest = session.get_one(CheckpointRow, (task.tenant, task.checkpoint_sha256))
+    return TaskView(
+        name=task.name,
+        population=task.population,
+        state=TaskState(task.state),
+        bundle_sha256=task.bundle_sha256,
+        checkpoint_sha256=task.checkpoint_sha256,
+        model_version=newest.model_version,
+        weights_sha256=newest.weights_sha256,
+        rounds_committed=task.rounds_committed,
+        rounds_wanted=read_settings(task.settings).stop.rounds,
+        settings=json.loads(task.settings),
+        created_at=task.created_at,
+        approved_at=task.approved_at,
+        started_at=task.started_at,
+        ended_at=task.ended_at,
+        ended_because=task.ended_because,
+    )
+
+
+def _bytes(text: str, name: str, length: int | None = None) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed(f"{name} is not base64") from None
+    if length is not None and len(raw) != length:
+        raise Malformed(f"{name} has {len(raw)} bytes and not {length}")
+    return raw
