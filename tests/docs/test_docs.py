@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 import typer
-from fastapi.routing import APIRoute
+from fastapi import FastAPI
 from typer.main import get_command
 
 import coordinator.cli
@@ -23,6 +23,7 @@ import loadtest.cli
 import model_export.cli
 from coordinator.api.operator import TaskRequest, router
 from coordinator.api.problems import STATUSES
+from coordinator.core.task_settings import Says, ServerOptimiser, Stops, TaskSettings, changes, facts
 from coordinator.settings import Settings
 from device_sim.history import Summary
 from edge_runtime.protocol.errors import REFUSALS
@@ -167,7 +168,7 @@ def test_the_table_of_settings_is_the_code() -> None:
 def test_the_fields_of_plan_order_and_summary_are_explained() -> None:
     plan, order = _fields_tables()
     assert plan == {field.name for field in dataclasses.fields(Plan)}
-    assert order == set(TaskRequest.model_fields)
+    assert order == {*TaskRequest.model_fields, *changes()}
     assert set(codes(table("simulation.md", "key of `summary.json`"))) == {
         field.name for field in dataclasses.fields(Summary)
     }
@@ -184,14 +185,25 @@ def _first_column(text: str) -> set[str]:
     return {name for cell in cells for name in _SPAN.findall(cell)}
 
 
+def test_the_table_of_task_settings_is_the_code() -> None:
+    rows = {row[0]: row for row in table("programme.md", "setting")}
+    assert {name: row[4] for name, row in rows.items()} == {name: one.value for name, one in changes().items()}
+    said = {**facts(TaskSettings), **_prefixed("server_optimiser", ServerOptimiser), **_prefixed("stop", Stops)}
+    for name, row in rows.items():
+        least, most = said[name].least, said[name].most
+        assert (row[1], row[2]) == (said[name].sentence, "" if least is None else f"{least:,} to {most:,}")
+
+
+def _prefixed(prefix: str, kind: type) -> dict[str, Says]:
+    return {f"{prefix}.{name}": one for name, one in facts(kind).items()}
+
+
 def test_every_operator_call_is_listed() -> None:
     listed = {row[0].partition("?")[0] for row in table("programme.md", "call")}
-    assert listed == {
-        f"{method} {route.path}"
-        for route in router.routes
-        if isinstance(route, APIRoute)
-        for method in route.methods or ()
-    }
+    described = FastAPI()
+    described.include_router(router)
+    paths = described.openapi()["paths"]
+    assert listed == {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 
 
 def test_every_option_of_the_demo_is_explained() -> None:
