@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlmodel import Session, col, delete, select
 
+from coordinator.core.cohorts.versions import version_key
 from coordinator.core.rounds import OPEN_STANDINGS, Standing
 from coordinator.store.tables import Candidate, Device, Nonce, Participation, Population
 from edge_runtime.protocol import wire
@@ -67,6 +68,8 @@ def leave(session: Session, device: Device, now: datetime) -> Left:
     if device.left_at is None:
         device.left_at = now
         device.app = device.app_version = device.platform = LEFT_LABEL
+        device.app_version_key = ""
+        device.region = device.hardware_class = device.attributes = None
         session.add(device)
         session.exec(delete(Candidate).where(col(Candidate.device_id) == device.id))
         end_participations(session, device, Outcome.OPTED_OUT, now)
@@ -126,6 +129,7 @@ def enrol(session: Session, message: Enrol, claim: SignedBy, method: str, target
                 public_key=message.public_key,
                 app=message.app,
                 app_version=message.app_version,
+                app_version_key=version_key(message.app_version),
                 platform=message.platform,
                 evidence=message.evidence,
                 enrolled_at=now,
