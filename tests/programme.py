@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import anyio.from_thread
@@ -45,6 +47,7 @@ from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.session import Request, Response
 from edge_runtime.session.enrol import Installation, enrol
 from edge_runtime.session.visit import Offer, VisitEnd, Work, visit
+from tests.postgres import copy_database, drop_database
 
 TENANT = "acme"
 POPULATION = "keyboard"
@@ -192,8 +195,10 @@ class Home:
         """Let the worker move everything as far as it goes."""
         self.app.state.worker.settle()
 
-    def operator(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        headers = {"authorization": f"Bearer {self.token}"}
+    def operator(
+        self, method: str, path: str, headers: Mapping[str, str] = MappingProxyType({}), **kwargs: Any
+    ) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.token}", **headers}
         return self.request(method, f"/v1/operator{path}", headers=headers, **kwargs)
 
     def send(self, request: Request, headers: dict[str, str]) -> Response:
@@ -275,12 +280,42 @@ class Home:
         return found
 
 
+_URL_FILE = "database.url"
+"""Names the database of a folder, if it is not SQLite's file in it."""
+
+
 def settings_in(folder: Path) -> Settings:
-    return Settings(data_dir=folder, hold_s=0, free_disk_bytes=0, chunk_reports=2, worker_interval_s=0.05)
+    url = folder / _URL_FILE
+    return Settings(
+        data_dir=folder,
+        database_url=url.read_text() if url.exists() else "",
+        hold_s=0,
+        free_disk_bytes=0,
+        chunk_reports=2,
+        worker_interval_s=0.05,
+    )
 
 
-def make_home(folder: Path) -> str:
+def copy_home(folder: Path, to: Path) -> Path:
+    """A copy of a coordinator that does not run, with a database of its own."""
+    copy = Path(shutil.copytree(folder, to))
+    url = folder / _URL_FILE
+    if url.exists():
+        (copy / _URL_FILE).write_text(copy_database(url.read_text()))
+    return copy
+
+
+def forget_home(folder: Path) -> None:
+    """Delete what a coordinator has outside its folder."""
+    url = folder / _URL_FILE
+    if url.exists():
+        drop_database(url.read_text())
+
+
+def make_home(folder: Path, database_url: str = "") -> str:
     """What `edgewise-coordinator init` makes, with the tests' keys; the operator token."""
+    if database_url:
+        (folder / _URL_FILE).write_text(database_url)
     settings = settings_in(folder)
     settings.key_file().write_text(COORDINATOR_KEY.raw.hex())
     database = Database(settings.sqlalchemy_url())

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from coordinator.store import postgres
 from coordinator.store.database import Database
 
 _FOLDER = Path(__file__).parent / "migrations"
@@ -27,16 +30,29 @@ def downgrade(database: Database, revision: str) -> None:
         command.downgrade(_config(connection), revision)
 
 
+def missing(database: Database) -> list[str]:
+    """The migrations that are still to be applied, oldest first."""
+    script = ScriptDirectory(str(_FOLDER))
+    with database.engine.connect() as connection:
+        applied = set(MigrationContext.configure(connection).get_current_heads())
+    found = [one.revision for one in script.iterate_revisions("heads", "base")]
+    newest = next((place for place, revision in enumerate(found) if revision in applied), len(found))
+    return found[:newest][::-1]
+
+
 @contextmanager
 def _migrating(database: Database) -> Iterator[Connection]:
     """One transaction. SQLite changes a table by making it anew, which must not count as deleting what it holds."""
-    with database.engine.connect() as connection:
+    options = {"isolation_level": "READ COMMITTED"} if database.is_postgres else {}  # sees what another replica did
+    with database.engine.connect().execution_options(**options) as connection:
         sqlite = connection.dialect.name == "sqlite"
         switch = connection.connection.driver_connection
         if sqlite and switch is not None:
             switch.execute("PRAGMA foreign_keys=OFF")  # takes effect outside a transaction only
         try:
             with connection.begin():
+                if database.is_postgres:
+                    postgres.wait_to_migrate(connection)
                 yield connection
                 if sqlite and (orphans := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
                     raise RuntimeError(f"a migration would leave {len(orphans)} rows that belong to nothing")

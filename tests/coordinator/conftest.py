@@ -1,12 +1,17 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.programme import PLAN, Clock, Home, Phone, make_home, open_home, replace
+from tests.postgres import Postgres, running
+from tests.programme import PLAN, Clock, Home, Phone, copy_home, forget_home, make_home, open_home, replace
+
+ON_BOTH = tuple(
+    f"tests.coordinator.test_{name}" for name in ("device_reports", "exactly_once", "leaving", "report_parts", "round")
+)
+"""Where the database matters, every test runs on both kinds."""
 
 
 @pytest.fixture
@@ -15,29 +20,52 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a new coordinator, and its operator token; to be copied."""
-    folder = tmp_path_factory.mktemp("made") / "home"
-    folder.mkdir()
-    return folder, make_home(folder)
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, started when the first test asks for it."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def started(made: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kind(request: pytest.FixtureRequest) -> str:
+    """`sqlite` or `postgresql`: which database a test's coordinator has."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" in metafunc.fixturenames and metafunc.module.__name__.startswith(ON_BOTH):
+        metafunc.parametrize("kind", ["sqlite", "postgresql"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def made(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, str]]:
+    """The folder of a new coordinator, and its operator token; to be copied."""
+    folder = tmp_path_factory.mktemp("made") / "home"
+    folder.mkdir()
+    yield folder, make_home(folder, request.getfixturevalue("postgres").new() if kind == "postgresql" else "")
+    forget_home(folder)
+
+
+@pytest.fixture(scope="session")
+def started(made: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a coordinator with a task that one phone, which is enrolled, can do alone; to be copied."""
-    folder = Path(shutil.copytree(made[0], tmp_path_factory.mktemp("started") / "home"))
+    folder = copy_home(made[0], tmp_path_factory.mktemp("started") / "home")
     with open_home(folder, Clock(), made[1]) as home:
         home.start_task(replace(PLAN, goal=1, min_reports=1), pool_size=1)
         home.phone(0)
-    return folder
+    yield folder
+    forget_home(folder)
 
 
 @pytest.fixture
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def folder(request: pytest.FixtureRequest, made: tuple[Path, str], tmp_path: Path) -> Iterator[Path]:
     """A coordinator's folder of this test's own; with a task if the test asks for a `phone` to do it."""
-    if "phone" in request.fixturenames:
-        return Path(shutil.copytree(request.getfixturevalue("started"), tmp_path / "home"))
-    return Path(shutil.copytree(request.getfixturevalue("made")[0], tmp_path / "home"))
+    template = request.getfixturevalue("started") if "phone" in request.fixturenames else made[0]
+    folder = copy_home(template, tmp_path / "home")
+    yield folder
+    forget_home(folder)
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ from tests.programme import (
     Crash,
     Home,
     Phone,
+    copy_home,
+    forget_home,
     make_home,
     one_hot,
     open_home,
@@ -76,11 +78,11 @@ class Seams:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        writing, put, delete = Database.writing, FolderBlobs.put, FolderBlobs.delete
+        attempt, put, delete = Database.attempt, FolderBlobs.put, FolderBlobs.delete
 
         @contextlib.contextmanager
-        def seamed_writing(database: Database) -> Iterator[Session]:
-            with writing(database) as session:
+        def seamed_attempt(database: Database, *, alone: bool) -> Iterator[Session]:
+            with attempt(database, alone=alone) as session:
                 yield session
                 session.flush()
                 self.point()
@@ -96,7 +98,7 @@ class Seams:
             return acting
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Database, "writing", seamed_writing)
+            patch.setattr(Database, "attempt", seamed_attempt)
             patch.setattr(FolderBlobs, "put", seamed(put))
             patch.setattr(FolderBlobs, "delete", seamed(delete))
             patch.setattr(
@@ -111,7 +113,7 @@ class History:
     def __init__(self, template: Path, token: str, close: Close) -> None:
         memory = Path("/dev/shm")
         self._scratch = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-        self._folder = Path(shutil.copytree(template, self._scratch / "home"))
+        self._folder = copy_home(template, self._scratch / "home")
         self._token = token
         self._open = contextlib.ExitStack()
         self.seams = Seams()
@@ -135,6 +137,7 @@ class History:
     def close(self) -> None:
         self._open.close()
         self._installed.close()
+        forget_home(self._folder)
         shutil.rmtree(self._scratch)
 
     # --- what may happen ------------------------------------------------------------------------------------------
