@@ -211,6 +211,14 @@ def test_however_many_came_at_once_no_later_second_expects_more_than_the_capacit
     assert 9.5 < peak_per_s < 10.2
 
 
+@pytest.mark.parametrize("mean_wait_s", [1200, 3600, 7200])
+def test_windows_keep_the_mean_of_the_law_that_they_stand_for(mean_wait_s: int) -> None:
+    eager = Limits(shortest_s=30, idle_s=600, often_s=600)
+    plan = pace(seen(), None, Load(capacity_per_s=10 / eager.busy_share), 10 * mean_wait_s, MONDAY_S, eager)
+    mean = sum(window.after_s + window.spread_s / 2 for window in plan.rejected) / SLOTS
+    assert mean == pytest.approx(30 + mean_wait_s, rel=0.03)
+
+
 def test_fixed_windows_bring_a_crowd_back_as_a_crowd() -> None:
     peak_per_s = 10 * 3600 * renewals((Window(2880, 1440),), 60, 600).max()
     assert peak_per_s > 20
