@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -10,14 +10,23 @@ from fastapi import FastAPI
 
 from coordinator.api import device, health, operator
 from coordinator.api.bell import Bell
+from coordinator.api.check_in import CheckInDoor
+from coordinator.api.desk import Desk
+from coordinator.api.observed import Observed
 from coordinator.api.parts import Parts
 from coordinator.api.problems import answer_with_problems
+from coordinator.core.pacing import Limits
+from coordinator.metrics import Metrics, Reading
+from coordinator.services.checkins import CheckIns, Knock
+from coordinator.services.gauges import gauges
+from coordinator.services.pace import Pace
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.blobs import FolderBlobs
 from coordinator.store.database import Database
 from coordinator.worker import Worker
-from edge_runtime.protocol.errors import Malformed
+from edge_runtime.protocol.checkin import CheckInAnswer
+from edge_runtime.protocol.errors import Malformed, Refusal
 from edge_runtime.protocol.keys import SigningKey
 
 
@@ -39,6 +48,17 @@ def read_key(settings: Settings) -> SigningKey:
     return SigningKey(raw)
 
 
+def desk_of(settings: Settings, database: Database, now: Callable[[], datetime]) -> Desk:
+    """The check-in desk of this process."""
+
+    def answer(knocks: Sequence[Knock]) -> list[CheckInAnswer | Refusal]:
+        return check_ins.answer(knocks)
+
+    desk = Desk(answer, settings.most_waiting)
+    check_ins = CheckIns(database, now, Pace(Limits(), settings.check_ins_per_s, desk.waiting))
+    return desk
+
+
 def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, with_worker: bool = True) -> FastAPI:
     """Make the coordinator: API and embedded worker. Its lifespan migrates the database and starts the worker.
 
@@ -46,10 +66,11 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         now: The clock; aware, UTC.
         with_worker: Whether rounds are moved by a thread of this process (else by `app.state.worker.look()`).
     """
-    database = Database(settings.sqlalchemy_url())
+    database = Database(settings.sqlalchemy_url(), clock=None if now is utc_now else now)
     blobs = FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
     key = read_key(settings)
     bell = Bell()
+    desk = desk_of(settings, database, now)
     worker = Worker(database, blobs, key, now, settings.worker_interval_s, settings.chunk_reports, bell.ring)
 
     @asynccontextmanager
@@ -63,6 +84,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
             yield
         finally:
             worker.stop()
+            desk.close()
             database.close()
 
     app = FastAPI(
@@ -75,7 +97,17 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     )
     app.state.parts = Parts(database=database, blobs=blobs, key=key, now=now, bell=bell, hold_s=settings.hold_s)
     app.state.worker = worker
+    app.state.draining = False
+    app.state.metrics_token = settings.metrics_token
+
+    def read_gauges() -> Reading:
+        with database.reading() as session:
+            return gauges(session, now())
+
+    app.state.metrics = Metrics(read_gauges)
+    app.add_middleware(Observed, metrics=app.state.metrics, access=settings.access_log)
     answer_with_problems(app)
+    app.add_middleware(CheckInDoor, desk=desk, bell=bell, hold_s=settings.hold_s)
     app.include_router(device.router)
     app.include_router(operator.router)
     app.include_router(health.router)

@@ -1,17 +1,31 @@
-"""Every setting of the coordinator, read once from `EDGEWISE_*` and passed down."""
+"""Every setting of the coordinator, read once from `EDGEWISE_*` and a file, and passed down."""
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from coordinator.logs import AccessLog, LogForm
+
+PREFIX = "EDGEWISE_"
+CONFIG = "EDGEWISE_CONFIG"
+"""Names the settings file; a variable of the environment wins over it."""
+_OTHERS = (CONFIG, "EDGEWISE_TEST_", "EDGEWISE_DEVICE_")
 
 
 class Settings(BaseSettings):
     """Defaults run everything embedded: one SQLite file and one folder, on loopback."""
 
-    model_config = SettingsConfigDict(env_prefix="EDGEWISE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     data_dir: Path = Field(Path("edgewise-data"), description="Folder of the embedded database, blobs and keys.")
     database_url: str = Field("", repr=False, description="SQLAlchemy address; empty for SQLite in the data folder.")
@@ -19,9 +33,36 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on.")
     hold_s: float = Field(20.0, ge=0, le=45, description="How long a check-in may be held open for an assignment.")
+    check_ins_per_s: float = Field(
+        1000.0,
+        gt=0,
+        le=1e6,
+        description="Check-ins a second that all processes together can take; pacing aims below it.",
+    )
+    most_waiting: int = Field(
+        1024, ge=1, le=1_000_000, description="Check-ins that wait in this process; others are turned away, as `busy`."
+    )
     worker_interval_s: float = Field(0.1, gt=0, le=60, description="Seconds between two looks at open rounds.")
     chunk_reports: int = Field(16, ge=1, le=10_000, description="Reports added up in one step of the worker.")
+    log_form: LogForm = Field(LogForm.TEXT, description="Of the log on standard error: `text` or `json`.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="From which level on.")
+    access_log: AccessLog = Field(AccessLog.OPERATORS, description="Requests in the log: `none`, `operators` or `all`.")
+    metrics_token: str = Field("", repr=False, description="Asked for at `/metrics`; empty: loopback alone gets them.")
     free_disk_bytes: int = Field(64 << 20, ge=0, description="Blobs that would leave less than this free are refused.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in code, then the environment, then the TOML file that `EDGEWISE_CONFIG` names."""
+        named = os.environ.get(CONFIG)
+        file = () if not named else (TomlConfigSettingsSource(settings_cls, toml_file=Path(named)),)
+        return (init_settings, env_settings, *file)
 
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'coordinator.sqlite'}"
@@ -36,3 +77,11 @@ class Settings(BaseSettings):
     def token_file(self) -> Path:
         """The operator token that `init` wrote; the database holds only its SHA-256."""
         return self.data_dir / "operator.token"
+
+
+def unknown_variables() -> list[tuple[str, str | None]]:
+    """Variables `EDGEWISE_*` that no setting has, each with the name that was probably meant."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    given = [name for name in os.environ if name.startswith(PREFIX) and not name.startswith(_OTHERS)]
+    strange = sorted(name for name in given if name.upper() not in known)
+    return [(name, next(iter(difflib.get_close_matches(name, known, 1, 0.8)), None)) for name in strange]

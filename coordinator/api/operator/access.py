@@ -29,7 +29,7 @@ from edge_runtime.protocol.errors import OperatorUnauthorised, PreconditionFaile
 PREFIX = "/v1/operator"
 MOST_ITEMS = 500
 _BODY_LIMITS: dict[Callable[..., Any], int] = {}
-_ETAG = re.compile(r'"v([0-9]{1,9})[^"]*"')
+_ETAG = re.compile(r'"v([0-9]{1,9})(?:-[^"]*)?"')
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Item = TypeVar("Item")
