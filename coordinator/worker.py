@@ -1,4 +1,4 @@
-"""The worker: looks at open rounds, and moves each as far as it will go. Any step may be repeated after a crash."""
+"""The worker: looks at what can move, and moves each a step. Any step may be repeated after a crash, by any worker."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TypeVar
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
-from coordinator.core.rounds import OPEN_PHASES, GroupPhase, Phase
-from coordinator.services import devices, rounds
+from coordinator.core.rounds import OPEN_PHASES, Phase
+from coordinator.services import devices, idempotency, measuring, rounds, sums, updates
 from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import Database
-from coordinator.store.tables import Group, Round
+from coordinator.store.tables import Round
 from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.reasons import Abandonment
@@ -24,9 +26,14 @@ _log = logging.getLogger("edgewise.worker")
 HEARTBEAT_S = 1.0
 NONCE_SWEEP_S = 60.0
 
+Answer = TypeVar("Answer")
+
 
 class Worker:
     """Moves rounds forward. One runs inside the coordinator's process.
+
+    A look does a bounded piece of work for each round, one chunk of reports at most, so that nobody waits for the sums
+    of another task.
 
     Args:
         now: The clock; aware, UTC.
@@ -68,7 +75,7 @@ class Worker:
 
     def start(self) -> None:
         """Look until stopped, in a thread."""
-        self._thread = threading.Thread(target=self._run, name="edgewise-worker", daemon=True)
+        self._thread = threading.Thread(target=self.run, name="edgewise-worker", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -77,7 +84,8 @@ class Worker:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Look until `stop`, from whatever thread or signal it comes."""
         while not self._stopping.wait(self._interval_s):
             try:
                 self.settle()
@@ -100,95 +108,174 @@ class Worker:
         """Move everything one step; whether anything moved.
 
         Raises:
-            ExceptionGroup: Some rounds could not be moved; all others were.
+            ExceptionGroup: Some rounds or tasks could not be moved; all others were.
         """
         now = self._now()
         self._keep_house(now)
         with self._database.reading() as session:
-            idle_tasks = rounds.tasks_without_round(session)
-            found = session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES))).all()
+            tasks = rounds.tasks_to_tend(session, now)
+            found = session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES)).order_by(col(Round.id))).all()
+            buffers = updates.buffers(session)
+        steps = [
+            *((f"task {task_id}", self._tending(task_id, now)) for task_id in tasks),
+            *((f"round {one.number} of task {one.task_id}", self._moving(one, now)) for one in found),
+            *((f"the buffer of task {task_id}", self._emptying(task_id, now)) for task_id in buffers),
+        ]
         moved = False
-        if idle_tasks:
-            with self._database.writing() as session:
-                moved = rounds.open_rounds(session, now) > 0
-            self._news = True
         problems: list[Exception] = []
-        for round_ in found:
+        for what, act in steps:
+            if self._stopping.is_set():
+                break
             try:
-                moved |= self._move(round_, now)
+                moved |= act()
             except Exception as problem:  # a round in trouble does not hold up the others
-                problem.add_note(f"in round {round_.number} of task {round_.task_id}")
+                problem.add_note(f"in {what}")
                 problems.append(problem)
         if problems:
             raise ExceptionGroup("some rounds could not be moved", problems)
         return moved
 
+    def _write(self, point: CrashPoint, act: Callable[[Session], Answer]) -> Answer:
+        """Act in one transaction."""
+        with self._database.writing() as session:
+            answer = act(session)
+            session.flush()
+            crash_point(point)
+        crash_point(point)
+        return answer
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def _tending(self, task_id: str, now: datetime) -> Callable[[], bool]:
+        def tend() -> bool:
+            moved = self._write(CrashPoint.TASK_TENDED, lambda session: rounds.tend(session, task_id, now))
+            self._news |= moved
+            return moved
+
+        return tend
+
+    def _emptying(self, task_id: str, now: datetime) -> Callable[[], bool]:
+        return lambda: self._empty(task_id, now)
+
+    def _empty(self, task_id: str, now: datetime) -> bool:
+        """Drop what is stale in a task's buffer, and apply an update if there is enough for one."""
+        with self._database.reading() as session:
+            buffer = updates.buffers(session).get(task_id)
+        if buffer is None:
+            return False
+        if buffer.stale:
+            self._write(CrashPoint.STALE_DROPPED, lambda session: updates.drop_stale(session, task_id, now))
+        if buffer.fresh:
+            self._update(task_id, buffer.fresh, now)
+        return True
+
+    def _update(self, task_id: str, round_ids: tuple[str, ...], now: datetime) -> None:
+        """Make the next model version of the sums of rounds; what cannot be read or used is given up by name."""
+        try:
+            with self._database.reading() as session:
+                update = updates.compute_update(session, self._blobs, self._key, task_id, round_ids)
+        except sums.GroupDamaged as damaged:
+            self._abort(damaged, now)
+            return
+        except (DigestMismatch, NotFound):
+            self._give_up(round_ids, Abandonment.STORAGE_DAMAGED, now)
+            return
+        except InvalidWeights:
+            self._give_up(round_ids, Abandonment.UPDATE_NOT_FINITE, now)
+            return
+        crash_point(CrashPoint.UPDATE_STORED)
+        done = self._write(CrashPoint.UPDATE_COMMITTED, lambda session: updates.commit_update(session, update, now))
+        self._news = True
+        replaced = update.replaced_state_sha256
+        if done and replaced is not None and replaced != update.state_sha256:
+            self._blobs.delete(update.tenant, BlobKind.OPTIMISER_STATE, replaced)
+        self._collect_garbage()
+
+    # --- rounds -----------------------------------------------------------------------------------------------------
+
+    def _moving(self, round_: Round, now: datetime) -> Callable[[], bool]:
+        return lambda: self._move(round_, now)
+
     def _move(self, round_: Round, now: datetime) -> bool:
         if round_.phase == Phase.SELECTING:
-            with self._database.reading() as session:
-                ready = rounds.is_ready_to_choose(session, round_.id, now)
-            if not ready:
-                return False
-            with self._database.writing() as session:
-                moved = rounds.choose_participants(session, round_.id, now)
-            self._news = True
-            return moved
+            return self._choose(round_.id, now)
         moved = False
         if round_.closed_at is None:
             with self._database.reading() as session:
                 closes = rounds.closes(session, round_.id, now)
             if closes:
-                with self._database.writing() as session:
-                    moved = rounds.close_round(session, round_.id, now)
+                moved = self._write(CrashPoint.ROUND_CLOSED, lambda s: rounds.close_round(s, round_.id, now))
         try:
             return self._add_up(round_, now) or moved
-        except (DigestMismatch, NotFound):
-            return self._give_up(round_, Abandonment.STORAGE_DAMAGED, now)
-        except InvalidWeights:
-            return self._give_up(round_, Abandonment.UPDATE_NOT_FINITE, now)
+        except sums.GroupDamaged as damaged:
+            self._abort(damaged, now)
+            return True
 
-    def _give_up(self, round_: Round, why: Abandonment, now: datetime) -> bool:
-        _log.exception("round %d of task %s is abandoned: %s", round_.number, round_.task_id, why)
-        with self._database.writing() as session:
-            rounds.give_up_sum(session, round_.id, why, now)
-        return True
+    def _choose(self, round_id: str, now: datetime) -> bool:
+        with self._database.reading() as session:
+            ready = rounds.is_ready_to_choose(session, round_id, now)
+        if not ready:
+            return False
+        self._news = True
+        return self._write(CrashPoint.PARTICIPANTS_CHOSEN, lambda s: rounds.choose_participants(s, round_id, now))
 
     def _add_up(self, round_: Round, now: datetime) -> bool:
-        """Add up what has arrived; commit the round when all of it is added."""
+        """Add up one chunk of what has arrived; end the round when all of it is added."""
         with self._database.reading() as session:
-            groups = session.exec(select(Group).where(Group.round_id == round_.id)).all()
-            waiting = {group.id: rounds.wants_chunk(session, group.id, self._chunk_reports) for group in groups}
-        moved = False
-        for group in groups:
-            if waiting[group.id]:
-                with self._database.writing() as session:
-                    moved |= rounds.assign_chunk(session, group.id, self._chunk_reports)
-            moved |= self._add_chunks(round_.tenant, group.id)
-        with self._database.reading() as session:
-            complete = bool(groups) and all(
-                group.phase == GroupPhase.ADDING and rounds.is_added_up(session, group.id) for group in groups
-            )
-        if complete:
-            self._commit(round_.id, now)
-        return moved or complete
+            group_ids = [group.id for group in rounds.live_groups(session, round_.id)]
+            waiting = [one for one in group_ids if sums.wants_chunk(session, one, self._chunk_reports)]
+            chunks = [(one, chunk) for one in group_ids for chunk in sums.chunks_to_add(session, one)]
+            complete = updates.is_complete(session, round_.id)
+        if chunks:
+            self._add_chunk(round_.tenant, *chunks[0])
+        elif waiting:
+            group_id = waiting[0]
+            self._write(CrashPoint.CHUNK_ASSIGNED, lambda s: sums.assign_chunk(s, group_id, self._chunk_reports))
+        elif complete:
+            self._finish(round_, now)
+        return bool(chunks or waiting or complete)
 
-    def _add_chunks(self, tenant: str, group_id: str) -> bool:
+    def _add_chunk(self, tenant: str, group_id: str, chunk: int) -> None:
         with self._database.reading() as session:
-            chunks = rounds.chunks_to_add(session, group_id)
-            for chunk in chunks:
-                total = rounds.add_chunk(session, self._blobs, tenant, group_id, chunk)
-                sha256 = self._blobs.put(tenant, BlobKind.PARTIAL_SUM, total)
-                with self._database.writing() as writing:
-                    rounds.record_chunk(writing, group_id, chunk, sha256)
-        return bool(chunks)
+            total = sums.add_chunk(session, self._blobs, tenant, group_id, chunk)
+        sha256 = self._blobs.put(tenant, BlobKind.PARTIAL_SUM, total)
+        crash_point(CrashPoint.CHUNK_STORED)
+        self._write(CrashPoint.CHUNK_RECORDED, lambda session: sums.record_chunk(session, group_id, chunk, sha256))
 
-    def _commit(self, round_id: str, now: datetime) -> None:
+    def _finish(self, round_: Round, now: datetime) -> None:
+        """Do with the sum of a round what its task is for."""
         with self._database.reading() as session:
-            result = rounds.next_checkpoint(session, self._blobs, self._key, round_id)
-        with self._database.writing() as session:
-            rounds.commit_round(session, round_id, result, now)
+            end = updates.end_of(session, round_.task_id)
+        if end is updates.End.UPDATE:
+            self._update(round_.task_id, (round_.id,), now)
+        elif end is updates.End.BUFFER:
+            self._write(CrashPoint.ROUND_BUFFERED, lambda session: updates.buffer_round(session, round_.id))
+        else:
+            self._measure(round_, now)
+
+    def _measure(self, round_: Round, now: datetime) -> None:
+        with self._database.reading() as session:
+            found = measuring.measure(session, self._blobs, round_.id)
+        self._write(CrashPoint.METRICS_COMMITTED, lambda s: measuring.commit_metrics(s, round_.id, found, now))
         self._news = True
         self._collect_garbage()
+
+    def _abort(self, damaged: sums.GroupDamaged, now: datetime) -> None:
+        _log.error("a group is aborted, %s", Abandonment.STORAGE_DAMAGED, exc_info=damaged)
+        self._write(CrashPoint.GROUP_ABORTED, lambda session: rounds.abort_group(session, damaged.group_id, now))
+        self._news = True
+
+    def _give_up(self, round_ids: tuple[str, ...], why: Abandonment, now: datetime) -> None:
+        _log.exception("rounds %s are abandoned: %s", ", ".join(round_ids), why)
+
+        def give_up(session: Session) -> None:
+            for round_id in round_ids:
+                rounds.give_up_sum(session, round_id, why, now)
+
+        self._write(CrashPoint.ROUND_GIVEN_UP, give_up)
+        self._news = True
+
+    # --- house ------------------------------------------------------------------------------------------------------
 
     def _keep_house(self, now: datetime) -> None:
         if self._beaten_at is None or now - self._beaten_at >= timedelta(seconds=HEARTBEAT_S):
@@ -198,19 +285,22 @@ class Worker:
         if self._swept_at is None or now - self._swept_at >= timedelta(seconds=NONCE_SWEEP_S):
             with self._database.writing() as session:
                 devices.forget_nonces(session, now - timedelta(seconds=NONCE_LIFETIME_S))
+                idempotency.forget(session, now - timedelta(seconds=idempotency.KEPT_S))
             self._collect_garbage()
             self._swept_at = now
 
     def _collect_garbage(self) -> None:
-        """Delete blobs of ended groups; a crash in between leaves them for the next sweep."""
+        """Delete blobs of ended rounds; a crash in between leaves them for the next sweep."""
         while True:
             with self._database.reading() as session:
-                found = rounds.garbage(session)
+                found = sums.garbage(session)
             if not found:
                 return
             for blob, _row in found:
                 self._blobs.delete(blob.tenant, blob.kind, blob.sha256)
+            crash_point(CrashPoint.GARBAGE_DELETED)
             with self._database.writing() as session:
                 for _blob, row in found:
                     row.blob_deleted = True
                     session.merge(row)
+            crash_point(CrashPoint.GARBAGE_RECORDED)

@@ -19,6 +19,8 @@ class Phase(StrEnum):
     SELECTING = "selecting"
     TRAINING = "training"
     REPORTING = "reporting"
+    BUFFERED = "buffered"
+    """Of a buffered task: summed, and waiting for the update that takes the sum in."""
     COMMITTED = "committed"
     ABANDONED = "abandoned"
 
@@ -26,9 +28,13 @@ class Phase(StrEnum):
 class Event(StrEnum):
     PARTICIPANTS_CHOSEN = "participants-chosen"
     FIRST_REPORT = "first-report"
+    SUM_BUFFERED = "sum-buffered"
     SUM_COMMITTED = "sum-committed"
     TOO_FEW_DEVICES = "too-few-devices"
     TOO_FEW_REPORTS = "too-few-reports"
+    TOO_STALE = "too-stale"
+    TASK_PAUSED = "task-paused"
+    TASK_COMPLETED = "task-completed"
     TASK_CANCELLED = "task-cancelled"
     SUM_FAILED = "sum-failed"
 
@@ -40,12 +46,13 @@ class GroupPhase(StrEnum):
     ADDING = "adding"
     """Closed: which reports count is fixed."""
     SUMMED = "summed"
+    """Its sum is in a model version, or waits in the buffer."""
     ABORTED = "aborted"
 
 
 class GroupEvent(StrEnum):
     CLOSED = "closed"
-    SUM_COMMITTED = "sum-committed"
+    SUM_TAKEN = "sum-taken"
     ABORTED = "aborted"
 
 
@@ -63,24 +70,38 @@ class Standing(StrEnum):
 STEPS: Mapping[tuple[Phase, Event], Phase] = {
     (Phase.SELECTING, Event.PARTICIPANTS_CHOSEN): Phase.TRAINING,
     (Phase.SELECTING, Event.TOO_FEW_DEVICES): Phase.ABANDONED,
+    (Phase.SELECTING, Event.TASK_PAUSED): Phase.ABANDONED,  # nobody works for it yet
+    (Phase.SELECTING, Event.TASK_COMPLETED): Phase.ABANDONED,
     (Phase.SELECTING, Event.TASK_CANCELLED): Phase.ABANDONED,
     (Phase.TRAINING, Event.FIRST_REPORT): Phase.REPORTING,
     (Phase.TRAINING, Event.TOO_FEW_REPORTS): Phase.ABANDONED,
+    (Phase.TRAINING, Event.TASK_COMPLETED): Phase.ABANDONED,
     (Phase.TRAINING, Event.TASK_CANCELLED): Phase.ABANDONED,
     (Phase.REPORTING, Event.SUM_COMMITTED): Phase.COMMITTED,
+    (Phase.REPORTING, Event.SUM_BUFFERED): Phase.BUFFERED,
     (Phase.REPORTING, Event.TOO_FEW_REPORTS): Phase.ABANDONED,
+    (Phase.REPORTING, Event.TASK_COMPLETED): Phase.ABANDONED,
     (Phase.REPORTING, Event.TASK_CANCELLED): Phase.ABANDONED,
     (Phase.REPORTING, Event.SUM_FAILED): Phase.ABANDONED,
+    (Phase.BUFFERED, Event.SUM_COMMITTED): Phase.COMMITTED,
+    (Phase.BUFFERED, Event.TOO_STALE): Phase.ABANDONED,
+    (Phase.BUFFERED, Event.TASK_COMPLETED): Phase.ABANDONED,
+    (Phase.BUFFERED, Event.TASK_CANCELLED): Phase.ABANDONED,
+    (Phase.BUFFERED, Event.SUM_FAILED): Phase.ABANDONED,
 }
+"""Of synchronous and buffered tasks: a buffered round waits between its sum and its commit."""
 
 GROUP_STEPS: Mapping[tuple[GroupPhase, GroupEvent], GroupPhase] = {
     (GroupPhase.REPORTING, GroupEvent.CLOSED): GroupPhase.ADDING,
     (GroupPhase.REPORTING, GroupEvent.ABORTED): GroupPhase.ABORTED,
-    (GroupPhase.ADDING, GroupEvent.SUM_COMMITTED): GroupPhase.SUMMED,
+    (GroupPhase.ADDING, GroupEvent.SUM_TAKEN): GroupPhase.SUMMED,
     (GroupPhase.ADDING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.SUMMED, GroupEvent.ABORTED): GroupPhase.ABORTED,  # its sum never came out of the buffer
 }
 
 OPEN_PHASES = (Phase.SELECTING, Phase.TRAINING, Phase.REPORTING)
+"""Devices may work for the round, or their reports are being added up."""
+UNENDED_PHASES = (*OPEN_PHASES, Phase.BUFFERED)
 OPEN_STANDINGS = (Standing.CHOSEN, Standing.ASSIGNED)
 
 
@@ -127,3 +148,13 @@ def closing(tally: Tally, close: Close, goal: int, min_reports: int, *, deadline
     if not (resolved or met or deadline_passed):
         return None
     return Verdict.ADD_UP if tally.reported >= min_reports else Verdict.ABANDON
+
+
+def group_sizes(participants: int, least: int | None) -> list[int]:
+    """Split participants into as many groups as have at least `least` members, sizes as equal as can be.
+
+    Fewer than `least` are one group; None asks for one group.
+    """
+    count = max(1, participants // least) if least is not None else 1
+    size, larger = divmod(participants, count)
+    return [size + 1] * larger + [size] * (count - larger)

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import LONGEST_DELAY_S, is_name
 from edge_runtime.protocol.errors import Malformed
+from edge_runtime.protocol.plan import Kind
 
 MOST_ROUNDS = 1_000_000
 MOST_DEVICES = 1_000_000
@@ -34,11 +35,6 @@ class Change(StrEnum):
     """Before it starts, and while it is paused."""
     ACTIVE = "active"
     """At any time; the next round follows it."""
-
-
-class Kind(StrEnum):
-    TRAIN = "train"
-    EVALUATE = "evaluate"
 
 
 class Mode(StrEnum):
@@ -185,7 +181,7 @@ class TaskSettings:
     VERSION: ClassVar[int] = 1
 
     version: int = 1
-    kind: Annotated[Kind, Says("Train the model, or only measure it", Change.DRAFT)] = Kind.TRAIN
+    kind: Annotated[Kind, Says("Train the model, or only measure it; the plan's", Change.DRAFT)] = Kind.TRAIN
     evaluates: Annotated[str | None, Says("Of an evaluating task: whose newest model it measures", Change.DRAFT)] = None
     cohort: Annotated[str | None, Says("Who may take part; null for the whole population", Change.PAUSED)] = None
     mode: Annotated[Mode, Says("How rounds follow each other", Change.DRAFT)] = Mode.SYNCHRONOUS

@@ -59,11 +59,12 @@ def expected_report(session: Session, device: Device, participation_id: str) -> 
     _participation, round_ = _of_device(session, device.id, participation_id)
     task = session.get_one(Task, round_.task_id)
     bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
+    plan = wire.decode(Plan, task.plan)
     return Expected(
         tenant=task.tenant,
         participation=participation_id,
-        lanes=wire.decode(Plan, task.plan).lanes(),
-        parameters=wire.decode(Manifest, bundle.manifest).shared_parameters,
+        lanes=plan.lanes(),
+        parameters=plan.values(wire.decode(Manifest, bundle.manifest).shared_parameters),
     )
 
 

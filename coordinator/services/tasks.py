@@ -9,10 +9,9 @@ from datetime import datetime
 
 from sqlmodel import Session, col, func, select
 
-from coordinator.core.rounds import OPEN_PHASES, Event
 from coordinator.core.task_settings import TaskSettings
 from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
-from coordinator.services.rounds import abandon, end_task
+from coordinator.services.rounds import end_task, stop_selecting
 from coordinator.store.tables import BundleRow, CheckpointRow, Participation, Population, Report, Round, Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
@@ -20,7 +19,6 @@ from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NotFound
 from edge_runtime.protocol.keys import PublicKey
 from edge_runtime.protocol.plan import Plan, verify_plan
-from edge_runtime.protocol.reasons import Abandonment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,15 +168,19 @@ def start_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Ta
     return task
 
 
-def pause_task(session: Session, tenant: Tenant, name: str) -> Task:
+def pause_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:
     """Choose no more devices for a task until it is resumed; again changes nothing. Devices at work go on.
+
+    A round that still looks for devices is abandoned: nobody works for it, and the next one begins with whoever is
+    there then. Rounds at work are added up as if nothing had happened.
 
     Raises:
         NotFound: The tenant has no task of this name.
         Conflict: It is not active.
     """
     task = task_named(session, tenant, name)
-    _moves(task, TaskEvent.PAUSED, TaskState.PAUSED)
+    if _moves(task, TaskEvent.PAUSED, TaskState.PAUSED):
+        stop_selecting(session, task, now)
     session.add(task)
     return task
 
@@ -207,12 +209,7 @@ def cancel_task(session: Session, tenant: Tenant, name: str, now: datetime) -> T
     if task.state == TaskState.COMPLETED:
         raise Conflict("the task is completed")
     if task.state != TaskState.CANCELLED:
-        end_task(task, TaskEvent.CANCELLED, Stop.CANCELLED, now)
-        session.add(task)
-        for round_ in session.exec(
-            select(Round).where(Round.task_id == task.id, col(Round.phase).in_(OPEN_PHASES))
-        ).all():
-            abandon(session, round_, Event.TASK_CANCELLED, Abandonment.TASK_CANCELLED, now)
+        end_task(session, task, TaskEvent.CANCELLED, Stop.CANCELLED, now)
     return task
 
 

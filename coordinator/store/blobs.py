@@ -23,6 +23,7 @@ class BlobKind(StrEnum):
     CHECKPOINT = "checkpoints"
     REPORT = "reports"
     PARTIAL_SUM = "partial-sums"
+    OPTIMISER_STATE = "optimiser-states"
 
 
 class FolderBlobs:
@@ -60,6 +61,19 @@ class FolderBlobs:
                 raise StorageFull("the coordinator's disk is full", retry_after_s=900) from problem
             raise
         return sha256
+
+    def check(self) -> None:
+        """Return if blobs can be written here.
+
+        Raises:
+            OSError: The folder cannot be written.
+            StorageFull: There is no room.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "the folder of the blobs cannot be written", str(self._folder))
+        if shutil.disk_usage(self._folder).free < self._free_bytes_wanted:
+            raise StorageFull("the coordinator's disk is nearly full", retry_after_s=900)
 
     def get(self, tenant: str, kind: BlobKind, sha256: str) -> bytes:
         """Read a blob and check it against its address.

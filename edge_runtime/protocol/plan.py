@@ -13,6 +13,14 @@ from edge_runtime.protocol.keys import Domain, PublicKey, SigningKey, digest, is
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 
 
+class Kind(StrEnum):
+    """What a device does with the model."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    """Only measure it; nothing changes the model."""
+
+
 class Close(StrEnum):
     """When a round stops waiting for reports."""
 
@@ -35,6 +43,12 @@ class Privacy(StrEnum):
     NONE = "none"
 
 
+MOST_METRICS = 64
+LONGEST_METRIC = 64
+LARGEST_MEASURE = 1e6
+MOST_EXAMPLES = 1 << 20
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateStep:
     """From this epoch on, counted from 0, the learning rate is the plan's times `factor`."""
@@ -45,6 +59,21 @@ class RateStep:
     def __post_init__(self) -> None:
         if not (self.from_epoch >= 0 and 0 < self.factor <= 1000):
             raise InvalidPlan("a step of the learning rate has an epoch from 0 and a factor above 0, at most 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRange:
+    """A metric that devices report, and the range that its mean on a device is held within; `loss` is one too."""
+
+    name: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= LONGEST_METRIC:
+            raise InvalidPlan(f"a metric's name has 1 to {LONGEST_METRIC} characters")
+        if not (-LARGEST_MEASURE <= self.low < self.high <= LARGEST_MEASURE):
+            raise InvalidPlan(f"the range of metric {self.name!r} is rising, within ±{LARGEST_MEASURE:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +98,22 @@ class Plan:
         max_steps: Training ends after so many steps, even within an epoch; None for no limit.
         max_example_age_s: Older examples are not used; None for any age.
         evaluates: The device measures the model on its examples before and after; the numbers stay there.
+        kind: Train the model, or only measure it. Version 3, as all below.
+        metrics: Of a plan that measures: what is reported, as `measures` says.
+        max_examples: Of a plan that measures: a device weighs as much as so many examples at most.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     OLDEST: ClassVar[int] = 1
-    ADDED: ClassVar[Mapping[str, int]] = {"rate_steps": 2, "max_steps": 2, "max_example_age_s": 2, "evaluates": 2}
+    ADDED: ClassVar[Mapping[str, int]] = {
+        "rate_steps": 2,
+        "max_steps": 2,
+        "max_example_age_s": 2,
+        "evaluates": 2,
+        "kind": 3,
+        "metrics": 3,
+        "max_examples": 3,
+    }
 
     version: int
     tenant: str
@@ -98,6 +138,9 @@ class Plan:
     max_steps: int | None = None
     max_example_age_s: float | None = None
     evaluates: bool = False
+    kind: Kind = Kind.TRAIN
+    metrics: tuple[MetricRange, ...] = ()
+    max_examples: int | None = None
 
     def __post_init__(self) -> None:
         def check(holds: bool, sentence: str) -> None:
@@ -123,8 +166,39 @@ class Plan:
         check(epochs == sorted(set(epochs)), "rate_steps are by rising epochs, each once")
         check(self.max_steps is None or self.max_steps >= 1, "max_steps is at least 1")
         check(self.max_example_age_s is None or self.max_example_age_s > 0, "max_example_age_s is above 0")
-        check(wire.fits_version(self), "a plan of version 1 has no rate_steps, max_steps, age limit or evaluation")
+        check(wire.fits_version(self), f"a plan of version {self.version} has what a later version brought")
+        self._check_measures()
         self.lanes()  # refuses clipping norms, widths and participants that could overflow
+
+    def _check_measures(self) -> None:
+        def check(holds: bool, sentence: str) -> None:
+            if not holds:
+                raise InvalidPlan(sentence)
+
+        if self.kind is Kind.TRAIN:
+            check(not self.metrics and self.max_examples is None, "only a plan that measures has metrics")
+            return
+        names = [metric.name for metric in self.metrics]
+        check(0 < len(names) <= MOST_METRICS, f"a plan that measures has 1 to {MOST_METRICS} metrics")
+        check(len(set(names)) == len(names), "each metric is named once")
+        check(
+            self.max_examples is not None and 1 <= self.max_examples <= MOST_EXAMPLES,
+            f"max_examples of a plan that measures is 1 to {MOST_EXAMPLES}",
+        )
+        check(
+            self.clipping_norm**2 >= 1 + len(names),
+            "the clipping_norm of a plan that measures is at least the root of its metrics and one",
+        )
+
+    def most_examples(self) -> int:
+        """As many examples as a device weighs at most, of a plan that measures."""
+        if self.max_examples is None:
+            raise InvalidPlan("this plan measures nothing")
+        return self.max_examples
+
+    def values(self, shared_parameters: int) -> int:
+        """How many values a report has: one for each shared parameter, or what `measures` says."""
+        return shared_parameters if self.kind is Kind.TRAIN else 1 + len(self.metrics)
 
     def learning_rate_in(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

@@ -15,6 +15,11 @@ class Wait(StrEnum):
     ROUND_IN_PROGRESS = "round-in-progress"
     TOO_FEW_EXAMPLES = "too-few-examples"
     REPORTED = "reported"
+    PARTICIPATED_RECENTLY = "participated-recently"
+    """The minimum separation between participations is not over."""
+    TASK_PAUSED = "task-paused"
+    BUSY = "busy"
+    """The coordinator has more check-ins than it can answer; nothing was looked at."""
 
 
 class Outcome(StrEnum):
@@ -95,3 +100,9 @@ class Abandonment(StrEnum):
     """What was stored for it can no longer be read as it was written."""
     UPDATE_NOT_FINITE = "update-not-finite"
     """Its sum would have made a weight infinite."""
+    TASK_PAUSED = "task-paused"
+    """Its task was paused while the round still looked for devices."""
+    TASK_COMPLETED = "task-completed"
+    """Its task met a stop condition first."""
+    TOO_STALE = "too-stale"
+    """Its sum waited in the buffer until the model had gone too far ahead."""

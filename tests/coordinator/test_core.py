@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.core.aggregation import federated_average
+from coordinator.core import optimisers
+from coordinator.core.aggregation import apply_update
 from coordinator.core.rounds import (
     GROUP_STEPS,
     OPEN_PHASES,
     OPEN_STANDINGS,
     STEPS,
+    UNENDED_PHASES,
     BadTransition,
     Event,
     GroupEvent,
@@ -28,9 +30,11 @@ from coordinator.core.rounds import (
     Tally,
     Verdict,
     closing,
+    group_sizes,
     step,
 )
 from coordinator.core.selection import ranked, round_seed, wanted
+from coordinator.core.task_settings import ServerOptimiser
 from coordinator.core.tasks import TASK_STEPS, TaskEvent, TaskState
 from edge_runtime.protocol.errors import InvalidWeights
 from edge_runtime.protocol.plan import Close
@@ -38,11 +42,31 @@ from edge_runtime.protocol.plan import Close
 Table = Mapping[tuple[Any, Any], StrEnum]
 
 ROUNDS = {
-    "selecting": {"participants-chosen": "training", "too-few-devices": "abandoned", "task-cancelled": "abandoned"},
-    "training": {"first-report": "reporting", "too-few-reports": "abandoned", "task-cancelled": "abandoned"},
+    "selecting": {
+        "participants-chosen": "training",
+        "too-few-devices": "abandoned",
+        "task-paused": "abandoned",
+        "task-completed": "abandoned",
+        "task-cancelled": "abandoned",
+    },
+    "training": {
+        "first-report": "reporting",
+        "too-few-reports": "abandoned",
+        "task-completed": "abandoned",
+        "task-cancelled": "abandoned",
+    },
     "reporting": {
         "sum-committed": "committed",
+        "sum-buffered": "buffered",
         "too-few-reports": "abandoned",
+        "task-completed": "abandoned",
+        "task-cancelled": "abandoned",
+        "sum-failed": "abandoned",
+    },
+    "buffered": {
+        "sum-committed": "committed",
+        "too-stale": "abandoned",
+        "task-completed": "abandoned",
         "task-cancelled": "abandoned",
         "sum-failed": "abandoned",
     },
@@ -51,8 +75,8 @@ ROUNDS = {
 }
 GROUPS = {
     "reporting": {"closed": "adding", "aborted": "aborted"},
-    "adding": {"sum-committed": "summed", "aborted": "aborted"},
-    "summed": {},
+    "adding": {"sum-taken": "summed", "aborted": "aborted"},
+    "summed": {"aborted": "aborted"},
     "aborted": {},
 }
 TASKS = {
@@ -99,8 +123,21 @@ def test_every_state_can_be_reached_and_left_unless_it_is_an_end(table: Table, s
 
 
 def test_open_means_that_something_may_still_happen() -> None:
-    assert set(OPEN_PHASES) == {state for state, _event in STEPS}
+    assert set(UNENDED_PHASES) == {state for state, _event in STEPS}
+    assert set(OPEN_PHASES) == set(UNENDED_PHASES) - {Phase.BUFFERED}
     assert set(OPEN_STANDINGS) == {Standing.CHOSEN, Standing.ASSIGNED}
+
+
+@given(participants=st.integers(1, 500), least=st.one_of(st.none(), st.integers(1, 600)))
+def test_groups_have_the_size_asked_for_and_differ_by_one_at_most(participants: int, least: int | None) -> None:
+    sizes = group_sizes(participants, least)
+    assert sum(sizes) == participants
+    assert max(sizes) - min(sizes) <= 1
+    if least is None or participants < 2 * least:
+        assert len(sizes) == 1
+    else:
+        assert min(sizes) >= least
+        assert participants // (len(sizes) + 1) < least, "one group more would be too small"
 
 
 SMALL = range(4)
@@ -175,7 +212,10 @@ deltas = st.lists(finite, min_size=5, max_size=5).map(lambda values: np.asarray(
 
 
 def average(weights: Any, total: Any, participants: int = 4, rate: float = 1.0) -> Any:
-    return federated_average(weights, total, SHARED, expected_participants=participants, server_learning_rate=rate)
+    """Federated averaging: what a task does whose settings say nothing of its server optimiser."""
+    sgd = ServerOptimiser(learning_rate=rate)
+    update, _nothing = optimisers.step(sgd, optimisers.begin(sgd, total.size), total, participants)
+    return apply_update(weights, update, SHARED)
 
 
 @given(weights=vectors, total=deltas, one=deltas, participants=st.integers(1, 1000), rate=st.floats(0.01, 2))
@@ -208,8 +248,10 @@ def test_the_denominator_is_fixed_whoever_came(total: Any, come: int) -> None:
 
 
 def test_a_denominator_of_those_who_came_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = average
+
     def by_reports(weights: Any, total: Any, _participants: int, rate: float) -> Any:
-        return federated_average(weights, total, SHARED, expected_participants=1, server_learning_rate=rate)
+        return real(weights, total, 1, rate)
 
     check = test_one_participant_moves_the_weights_by_a_bounded_step.hypothesis.inner_test  # type: ignore[attr-defined]
     monkeypatch.setitem(globals(), "average", by_reports)

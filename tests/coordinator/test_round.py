@@ -6,7 +6,6 @@ import base64
 import contextlib
 import errno
 import functools
-import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -17,8 +16,8 @@ import numpy as np
 import pytest
 from sqlmodel import Session, SQLModel, create_engine, select
 
-from coordinator.core.aggregation import federated_average
-from coordinator.services import rounds
+from coordinator.core.aggregation import apply_update
+from coordinator.services import sums, updates
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.tables import Nonce, PartialSum, Report, Round
 from edge_runtime.protocol import wire
@@ -40,6 +39,8 @@ from tests.programme import (
     Clock,
     Home,
     Phone,
+    copy_home,
+    forget_home,
     one_hot,
     open_home,
     replace,
@@ -186,13 +187,14 @@ def test_a_round_that_waits_for_all_does_not_close_at_its_goal(home: Home) -> No
 def test_the_same_seed_and_devices_choose_the_same_participants(made: tuple[Path, str], tmp_path: Path) -> None:
     chosen = []
     for run, order in enumerate([(0, 1, 2, 3, 4, 5), (5, 3, 1, 0, 2, 4)]):
-        folder = Path(shutil.copytree(made[0], tmp_path / str(run)))
+        folder = copy_home(made[0], tmp_path / str(run))
         with open_home(folder, Clock(), made[1]) as home:
             home.start_task(replace(PLAN, goal=2), pool_size=6)
             for number in order:
                 check_in(home, home.phone(number))
             home.look()
             chosen.append({n for n in order if check_in(home, home.phone(n), "later").assignment is not None})
+        forget_home(folder)
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 2
 
@@ -260,15 +262,15 @@ def test_a_damaged_report_abandons_its_round_by_name_and_the_task_goes_on(home: 
     assert (second["phase"], second["checkpoint_sha256"]) == ("selecting", first["checkpoint_sha256"])
 
 
-def _far_too_fast(average: Callable[..., Weights], *given: Any, **how: Any) -> Weights:
-    return average(*given, **{**how, "server_learning_rate": 1e40})
+def _far_too_fast(apply: Callable[..., Weights], weights: Weights, update: Any, shared: Any) -> Weights:
+    return apply(weights, update * 1e40, shared)
 
 
 def test_an_update_that_is_not_finite_abandons_its_round_by_name(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     phones, assignments = first_round(home)
     for phone, assignment in zip(phones, assignments, strict=True):
         send_report(home, phone, assignment)
-    monkeypatch.setattr(rounds, "federated_average", functools.partial(_far_too_fast, federated_average))
+    monkeypatch.setattr(updates, "apply_update", functools.partial(_far_too_fast, apply_update))
     home.look()
     assert home.rounds()[0]["abandonment"] == "update-not-finite"
     assert home.task()["model_version"] == 0
@@ -320,14 +322,14 @@ def test_cancelling_while_the_sum_is_made_commits_nothing(home: Home, monkeypatc
     phones, assignments = first_round(home)
     for phone, assignment in zip(phones, assignments, strict=True):
         send_report(home, phone, assignment)
-    real = rounds.next_checkpoint
+    real = updates.compute_update
 
     def cancel_meanwhile(*arguments: Any) -> Any:
         result = real(*arguments)
         home.operator("POST", "/tasks/words/cancel").raise_for_status()
         return result
 
-    monkeypatch.setattr(rounds, "next_checkpoint", cancel_meanwhile)
+    monkeypatch.setattr(updates, "compute_update", cancel_meanwhile)
     home.look()
     (found,) = home.rounds()
     assert (found["phase"], found["abandonment"], found["result_sha256"]) == ("abandoned", "task-cancelled", None)
@@ -390,7 +392,7 @@ def test_memory_does_not_grow_with_the_reports(home: Home) -> None:
     for count in (4, 32):
         with chunk_of(blobs, lanes, count) as (session, group):
             tracemalloc.start()
-            rounds.add_chunk(session, blobs, TENANT, group, 0)
+            sums.add_chunk(session, blobs, TENANT, group, 0)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 50_000

@@ -35,7 +35,8 @@ from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, Re
 from edge_runtime.protocol.checkpoint import encode_checkpoint
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left, Problem
 from edge_runtime.protocol.keys import Domain, SigningKey, device_id, digest, sign_document
-from edge_runtime.protocol.plan import Close, Plan, Privacy, RateStep, Summing, sign_plan
+from edge_runtime.protocol.measures import encode_measures
+from edge_runtime.protocol.plan import Close, Kind, MetricRange, Plan, Privacy, RateStep, Summing, sign_plan
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
 from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt, ReportComplete, ReportHeld
@@ -125,6 +126,16 @@ PLAN_2: Final = replace(
     evaluates=True,
 )
 PLAN_2_BYTES, PLAN_2_SIGNATURE = sign_plan(PLAN_2, TENANT_KEY)
+PLAN_3: Final = replace(
+    PLAN,
+    version=3,
+    kind=Kind.EVALUATE,
+    metrics=(MetricRange(name="correct", low=0.0, high=1.0), MetricRange(name="loss", low=0.0, high=10.0)),
+    max_examples=64,
+    clipping_norm=2.0,
+)
+PLAN_3_BYTES, PLAN_3_SIGNATURE = sign_plan(PLAN_3, TENANT_KEY)
+MEASURES: Final = encode_measures(PLAN_3, {"correct": 0.75, "loss": 2.5, "unasked": 1.0}, 48)
 POLICY: Final = Policy(needs_charging=True, quiet_hours=(0, 23), max_participations=10)
 DEVICE: Final = device_id("acme", DEVICE_KEY.public)
 
@@ -377,7 +388,7 @@ def plan_vectors() -> dict[str, Any]:
             signed(PLAN_BYTES[:-1] + b',"goal":100}', "a key is repeated", "malformed"),
             signed(PLAN_BYTES.replace(b"0.1,", b"1e999,"), "the learning rate is 1e999", "malformed"),
             signed(PLAN_BYTES.replace(b"0.1,", b"NaN,"), "the learning rate is NaN", "malformed"),
-            changed("a later version", "unsupported-version", version=3),
+            changed("a later version", "unsupported-version", version=4),
             changed("the version is text", "malformed", version="1"),
             changed("an unknown key", "malformed", noise=1.0),
             changed("an unknown way of summing", "malformed", summing="in-the-open"),
@@ -405,6 +416,40 @@ def plan_vectors() -> dict[str, Any]:
             changed_2("a learning rate that stays where it was changed", "invalid-plan", rate_steps=twice),
             changed_2("a factor of zero", "invalid-plan", rate_steps=[{"factor": 0.0, "from_epoch": 1}]),
             changed_2("examples of no age", "invalid-plan", max_example_age_s=0.0),
+        ],
+    }
+
+
+def plan_vectors_3() -> dict[str, Any]:
+    """A plan that measures, what a device reports for it, and what is wrong."""
+    tree = json.loads(PLAN_3_BYTES)
+    one = tree["metrics"][0]
+
+    def changed(what: str, code: str, **fields: Any) -> Any:
+        raw = json.dumps({**tree, **fields}, sort_keys=True, separators=(",", ":")).encode()
+        signature = sign_document(TENANT_KEY, Domain.PLAN, digest(raw)).hex()
+        return {"what": what, "code": code, "raw": raw.hex(), "signature": signature}
+
+    return {
+        "tenant_key": TENANT_KEY.public.raw.hex(),
+        "right": {"raw": PLAN_3_BYTES.hex(), "signature": PLAN_3_SIGNATURE.hex()},
+        "measures": {
+            "means": {"correct": 0.75, "loss": 2.5, "unasked": 1.0},
+            "examples": 48,
+            "values": [float(value) for value in MEASURES],
+        },
+        "wrong": [
+            changed("a plan of version 2 with what version 3 brought", "malformed", version=2),
+            changed("an unknown kind", "malformed", kind="guess"),
+            changed("a plan that trains, with metrics", "invalid-plan", kind="train"),
+            changed("nothing to measure", "invalid-plan", metrics=[]),
+            changed("a metric twice", "invalid-plan", metrics=[one, one]),
+            changed("a metric without a name", "invalid-plan", metrics=[{**one, "name": ""}]),
+            changed("a range that falls", "invalid-plan", metrics=[{**one, "low": 2.0}]),
+            changed("a range beyond bounds", "invalid-plan", metrics=[{**one, "high": 1e7}]),
+            changed("no examples", "invalid-plan", max_examples=0),
+            changed("examples without end", "invalid-plan", max_examples=None),
+            changed("a clipping norm that would cut the values", "invalid-plan", clipping_norm=1.5),
         ],
     }
 
@@ -571,6 +616,7 @@ def vectors() -> Iterator[tuple[str, Any]]:
 def vectors_3() -> Iterator[tuple[str, Any]]:
     """The frozen files of version 3 by name."""
     yield "check-in.json", check_in_vectors()
+    yield "plan.json", plan_vectors_3()
 
 
 def _flipped(raw: bytes, position: int) -> bytes:

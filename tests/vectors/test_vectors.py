@@ -18,6 +18,7 @@ from edge_runtime.protocol.checkin import CheckIn
 from edge_runtime.protocol.checkpoint import verify_checkpoint
 from edge_runtime.protocol.errors import ClockSkew, Refusal
 from edge_runtime.protocol.keys import PublicKey, digest
+from edge_runtime.protocol.measures import encode_measures
 from edge_runtime.protocol.plan import verify_plan
 from edge_runtime.protocol.report import lanes_of_report
 from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector
@@ -130,6 +131,28 @@ def test_the_frozen_plan_is_read() -> None:
 @pytest.mark.parametrize("vector", wrong("plan.json"))
 def test_a_wrong_plan_is_refused_by_name(vector: Vector) -> None:
     key = PublicKey(bytes.fromhex(frozen("plan.json")["tenant_key"]))
+    with pytest.raises(Refusal) as refused:
+        verify_plan(bytes.fromhex(vector["raw"]), bytes.fromhex(vector["signature"]), key)
+    assert refused.value.code == vector["code"]
+
+
+def plan_3() -> Vector:
+    found: Vector = json.loads((make.FOLDER_3 / "plan.json").read_text())
+    return found
+
+
+def test_the_frozen_plan_that_measures_is_read_and_its_report_has_the_values_written_down() -> None:
+    of = plan_3()
+    raw, signature = bytes.fromhex(of["right"]["raw"]), bytes.fromhex(of["right"]["signature"])
+    plan = verify_plan(raw, signature, PublicKey(bytes.fromhex(of["tenant_key"])))
+    assert plan == make.PLAN_3
+    values = encode_measures(plan, of["measures"]["means"], of["measures"]["examples"])
+    assert values.tolist() == of["measures"]["values"] == [0.75, 0.5625, 0.1875]
+
+
+@pytest.mark.parametrize("vector", [pytest.param(one, id=one["what"]) for one in plan_3()["wrong"]])
+def test_a_wrong_plan_that_measures_is_refused_by_name(vector: Vector) -> None:
+    key = PublicKey(bytes.fromhex(plan_3()["tenant_key"]))
     with pytest.raises(Refusal) as refused:
         verify_plan(bytes.fromhex(vector["raw"]), bytes.fromhex(vector["signature"]), key)
     assert refused.value.code == vector["code"]

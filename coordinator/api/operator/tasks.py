@@ -157,7 +157,7 @@ def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) 
 def pause_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
     """Choose no more devices until the task is resumed; those at work go on."""
     with parts.database.writing() as session:
-        task = tasks.pause_task(session, tenant, name)
+        task = tasks.pause_task(session, tenant, name, parts.now())
     return _answer(parts, response, task)
 
 

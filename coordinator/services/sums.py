@@ -1,0 +1,184 @@
+"""Reports are added up in chunks, one in memory at a time; every step may be repeated after a crash at any point."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from sqlmodel import Session, col, func, select
+
+from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
+from coordinator.services.rounds import live_groups
+from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.tables import BundleRow, Group, PartialSum, Report, Round, Task
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.errors import DigestMismatch, NotFound, Refusal
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.report import REPORT_HEADER
+from edge_runtime.protocol.secure_sum.lanes import LaneVector, sum_lanes
+
+_SUM_HEADER = struct.Struct("<16sI")
+"""Group and chunk before the lanes of a partial sum, so that no two share a blob: deleting one harms no other."""
+
+
+class GroupDamaged(Exception):
+    """What was stored for a group can no longer be read as it was written."""
+
+    def __init__(self, group_id: str, problem: Refusal) -> None:
+        super().__init__(f"group {group_id}: {problem}")
+        self.group_id = group_id
+
+
+def wants_chunk(session: Session, group_id: str, chunk_reports: int) -> bool:
+    """Whether reports wait for a chunk: a full one while reports arrive, any rest once the group is closed."""
+    phase = session.get_one(Group, group_id).phase
+    if phase not in (GroupPhase.REPORTING, GroupPhase.ADDING):
+        return False
+    waiting = session.exec(select(func.count()).where(Report.group_id == group_id, col(Report.chunk).is_(None))).one()
+    return waiting >= chunk_reports or (waiting > 0 and phase == GroupPhase.ADDING)
+
+
+def assign_chunk(session: Session, group_id: str, chunk_reports: int) -> bool:
+    """Put the next reports of a group into a chunk. Whether one was made.
+
+    A report is in exactly one chunk, for ever: that is what counts it once.
+    """
+    if not wants_chunk(session, group_id, chunk_reports):
+        return False
+    waiting = session.exec(
+        select(Report)
+        .where(Report.group_id == group_id, col(Report.chunk).is_(None))
+        .order_by(col(Report.participation_id))
+        .limit(chunk_reports)
+    ).all()
+    last = session.exec(select(func.max(Report.chunk)).where(Report.group_id == group_id)).one()
+    for report in waiting:
+        report.chunk = 0 if last is None else last + 1
+        session.add(report)
+    return True
+
+
+def chunks_to_add(session: Session, group_id: str) -> list[int]:
+    """The chunks of a group that have no partial sum yet."""
+    chunks = select(Report.chunk).where(Report.group_id == group_id, col(Report.chunk).is_not(None)).distinct()
+    added = set(session.exec(select(PartialSum.chunk).where(PartialSum.group_id == group_id)).all())
+    return sorted(chunk for chunk in session.exec(chunks).all() if chunk is not None and chunk not in added)
+
+
+def add_chunk(session: Session, blobs: FolderBlobs, tenant: str, group_id: str, chunk: int) -> bytes:
+    """Add up the reports of one chunk, one in memory at a time; group and chunk, then packed uint32 lanes.
+
+    Raises:
+        GroupDamaged: A report's blob was damaged or lost.
+    """
+    addresses = session.exec(
+        select(Report.sha256)
+        .where(Report.group_id == group_id, Report.chunk == chunk)
+        .order_by(col(Report.participation_id))
+    ).all()
+    try:
+        total = sum_lanes(
+            np.frombuffer(blobs.get(tenant, BlobKind.REPORT, sha256), dtype="<u4", offset=REPORT_HEADER.size)
+            for sha256 in addresses
+        )
+    except (DigestMismatch, NotFound) as problem:
+        raise GroupDamaged(group_id, problem) from problem
+    return _SUM_HEADER.pack(bytes.fromhex(group_id), chunk) + total.astype("<u4", copy=False).tobytes()
+
+
+def record_chunk(session: Session, group_id: str, chunk: int, sha256: str) -> None:
+    """Keep the address of a chunk's sum, even if the group has ended meanwhile: the row is what deletes the blob.
+
+    Again changes nothing.
+    """
+    if session.get(PartialSum, (group_id, chunk)) is None:
+        session.add(PartialSum(group_id=group_id, chunk=chunk, sha256=sha256))
+
+
+def is_added_up(session: Session, round_id: str) -> bool:
+    """Whether every report of every live group of a closed round is in a partial sum."""
+    groups = live_groups(session, round_id)
+    return bool(groups) and all(
+        group.phase == GroupPhase.ADDING and not _unchunked(session, group.id) and not chunks_to_add(session, group.id)
+        for group in groups
+    )
+
+
+def _unchunked(session: Session, group_id: str) -> int:
+    return session.exec(
+        select(func.count()).select_from(Report).where(Report.group_id == group_id, col(Report.chunk).is_(None))
+    ).one()
+
+
+def round_sum(session: Session, blobs: FolderBlobs, round_: Round) -> LaneVector:
+    """The sum of all reports of a round's live groups: those of each group first, then of the groups; exact.
+
+    The plan's lanes have room for every participant of a round together, so the groups may be added before opening.
+
+    Raises:
+        GroupDamaged: A partial sum's blob was damaged or lost.
+    """
+    return sum_lanes(_group_sum(session, blobs, round_.tenant, group) for group in live_groups(session, round_.id))
+
+
+def _group_sum(session: Session, blobs: FolderBlobs, tenant: str, group: Group) -> LaneVector:
+    addresses = session.exec(
+        select(PartialSum.sha256).where(PartialSum.group_id == group.id).order_by(col(PartialSum.chunk))
+    ).all()
+    try:
+        return sum_lanes(
+            np.frombuffer(blobs.get(tenant, BlobKind.PARTIAL_SUM, sha256), dtype="<u4", offset=_SUM_HEADER.size)
+            for sha256 in addresses
+        )
+    except (DigestMismatch, NotFound) as problem:
+        raise GroupDamaged(group.id, problem) from problem
+
+
+def counted_reports(session: Session, round_id: str) -> int:
+    """How many reports are in the live groups of a round."""
+    return session.exec(
+        select(func.count())
+        .select_from(Report)
+        .join(Group, col(Group.id) == col(Report.group_id))
+        .where(Group.round_id == round_id, Group.phase != GroupPhase.ABORTED)
+    ).one()
+
+
+def plan_and_manifest(session: Session, task: Task) -> tuple[Plan, Manifest]:
+    """What determines the lanes of a task's reports."""
+    bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
+    return wire.decode(Plan, task.plan), wire.decode(Manifest, bundle.manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A blob that nobody needs any more."""
+
+    tenant: str
+    kind: BlobKind
+    sha256: str
+
+
+def garbage(session: Session, most: int = 1000) -> list[tuple[Garbage, Report | PartialSum]]:
+    """Blobs of reports and partial sums whose round has ended, with their rows."""
+    ended = [phase for phase in Phase if phase not in UNENDED_PHASES]
+    reports = session.exec(
+        select(Report, Round.tenant)
+        .join(Group, col(Group.id) == col(Report.group_id))
+        .join(Round, col(Round.id) == col(Group.round_id))
+        .where(col(Report.blob_deleted).is_(False), col(Round.phase).in_(ended))
+        .limit(most)
+    ).all()
+    sums = session.exec(
+        select(PartialSum, Round.tenant)
+        .join(Group, col(Group.id) == col(PartialSum.group_id))
+        .join(Round, col(Round.id) == col(Group.round_id))
+        .where(col(PartialSum.blob_deleted).is_(False), col(Round.phase).in_(ended))
+        .limit(most)
+    ).all()
+    return [
+        *((Garbage(tenant, BlobKind.REPORT, row.sha256), row) for row, tenant in reports),
+        *((Garbage(tenant, BlobKind.PARTIAL_SUM, row.sha256), row) for row, tenant in sums),
+    ]
