@@ -47,8 +47,8 @@ CLIPPING_NORMS: Final = (1e-9, 1e6)
 LARGEST_NOISE: Final = 1e3
 """No plan has a larger noise multiplier."""
 
-_BLOCK: Final = 1 << 16
-"""Values that are rounded at a time, so that a phone never holds a large delta in float64; whole rotation blocks."""
+_BLOCK: Final = 1 << 14
+"""Values that are rounded at a time, so that they stay in the cache and no phone holds a large delta in float64."""
 _FLOAT32_SLACK: Final = 1e-6
 """Relative room for the float32 rounding of a clipped delta."""
 _DEVIATIONS: Final = 9
@@ -59,7 +59,7 @@ _ROUNDINGS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """How one plan writes deltas as lanes.
+    """How one plan writes deltas as lanes; within the ranges below, the norm is at least one step (s C ≥ 1).
 
     Args:
         bits: Bits of one lane, b, 20 to 32.
@@ -94,8 +94,6 @@ class Lanes:
             raise InvalidPlan("honest_survivors is 1 to max_participants")
         if len(self.rotation_seed) != (rotation.SEED_BYTES if self.rotated else 0):
             raise InvalidPlan(f"lanes below {ROTATED_BELOW} bits have a rotation_seed of 32 bytes, others have none")
-        if self.scale * self.clipping_norm < 1:
-            raise InvalidPlan(f"{self.bits} bits are too few for so many participants and so much noise")
 
     @property
     def rotated(self) -> bool:
@@ -225,12 +223,14 @@ class Lanes:
             raise LanesOutOfRange("the four zero lanes do not sum to zero")
         values = signed[:size].astype(np.float64)
         if not self.rotated:
-            return values / self.scale
+            values /= self.scale
+            return values
         following = rotation.signs(self.rotation_seed)
         for begin in range(0, size, _BLOCK):
             block = values[begin : begin + _BLOCK]
             block[:] = rotation.hadamard(block) * following(block.size)
-        return values[:wanted] / self.scale
+        values /= self.scale
+        return values[:wanted]
 
     def _centred(self, lanes: LaneVector) -> npt.NDArray[np.int32]:
         """The b low bits of each lane as a signed number."""
@@ -243,21 +243,24 @@ class Lanes:
 
     def _round(self, delta: Delta, rng: np.random.Generator, lanes: LaneVector) -> float:
         """Fill the lanes with the scaled, rounded values; return the squared norm where noise makes it matter."""
-        squared = 0.0
+        squared, signed = 0.0, lanes.view(np.int32)
         for begin, scaled in self._scaled(delta):
             rounded = np.floor(scaled)
-            rounded += rng.random(scaled.shape) < np.subtract(scaled, rounded, out=scaled)
-            lanes[begin : begin + rounded.size] = rounded.astype(np.int32).view(np.uint32)
+            np.subtract(scaled, rounded, out=scaled)
+            rounded += rng.random(scaled.shape) < scaled
+            signed[begin : begin + rounded.size] = rounded
             if self.noise_multiplier:
                 squared += float(np.dot(rounded, rounded))
         return squared
 
     def _scaled(self, delta: Delta) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
         """Block after block of what is to be rounded, each with the lane where it begins."""
+        beyond = bool(delta.size) and float(np.abs(delta).max()) > self.clipping_norm
         following = rotation.signs(self.rotation_seed) if self.rotated else None
         for begin in range(0, delta.size, _BLOCK):
             scaled = delta[begin : begin + _BLOCK].astype(np.float64)
-            np.clip(scaled, -self.clipping_norm, self.clipping_norm, out=scaled)
+            if beyond:  # by float32 rounding
+                np.clip(scaled, -self.clipping_norm, self.clipping_norm, out=scaled)
             if following is not None:
                 scaled = np.pad(scaled, (0, rotation.padded(scaled.size) - scaled.size))
                 scaled = rotation.hadamard(scaled * following(scaled.size))

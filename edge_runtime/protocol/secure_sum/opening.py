@@ -96,10 +96,13 @@ def recover(
         revelations: By holder.
 
     Raises:
-        NotOpened: For some secret fewer than t right shares came, or they rebuild another one.
+        NotOpened: The survivors are too few, too few right shares of a secret came, or they rebuild another secret.
+        ContradictedGroup: A survivor never shared.
     """
     if not masked <= dealt.keys():
         raise ContradictedGroup("the survivors are not all among those who shared")
+    if len(masked) < agreement.quorum:
+        raise NotOpened(f"{len(masked)} reports came where a sum has {agreement.quorum} or more")
     rebuild = _Rebuilding(agreement, dealt, revelations)
     seeds = {dealer: rebuild.seed(dealer) for dealer in sorted(masked)}
     keys = {dealer: rebuild.key(dealer) for dealer in sorted(dealt.keys() - masked)}

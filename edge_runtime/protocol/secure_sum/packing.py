@@ -29,7 +29,10 @@ def pack(lanes: LaneVector, bits: int) -> bytes:
     if bits == _WORD_BITS:
         return words.tobytes()
     if bits == _THREE * _BYTE_BITS:
-        return words.view(np.uint8).reshape(-1, 4)[:, :_THREE].tobytes()
+        written, parts = np.empty(_THREE * words.size, np.uint8), words.view(np.uint8)
+        for place in range(_THREE):
+            written[place::_THREE] = parts[place::4]
+        return written.tobytes()
     groups = -(-words.size // _GROUP)
     filled = np.zeros(groups * _GROUP, np.uint32)
     filled[: words.size] = words & np.uint32((1 << bits) - 1)
@@ -59,9 +62,7 @@ def unpack(packed: bytes | memoryview, count: int, bits: int) -> LaneVector:
         return np.frombuffer(packed, dtype="<u4").astype(np.uint32, copy=False)
     raw = np.frombuffer(packed, np.uint8)
     if bits == _THREE * _BYTE_BITS:
-        lanes = np.zeros(count, "<u4")
-        lanes.view(np.uint8).reshape(-1, 4)[:, :_THREE] = raw.reshape(-1, _THREE)
-        return lanes.astype(np.uint32, copy=False)
+        return _three_bytes(raw, count)
     spare = expected * _BYTE_BITS - count * bits
     if spare and int(raw[-1]) >> (_BYTE_BITS - spare):
         raise LanesOutOfRange("a bit behind the last lane is not zero")
@@ -78,3 +79,13 @@ def unpack(packed: bytes | memoryview, count: int, bits: int) -> LaneVector:
                 out[:, place] |= row >> np.uint32(shift) if shift >= 0 else row << np.uint32(-shift)
     out &= np.uint32((1 << bits) - 1)
     return out.reshape(-1)[:count].copy()
+
+
+def _three_bytes(raw: npt.NDArray[np.uint8], count: int) -> LaneVector:
+    """Lanes of 24 bits: each but the last is read with the byte behind it, which is cut off."""
+    lanes = np.empty(count, np.uint32)
+    if count:
+        overlapping: LaneVector = np.ndarray((count - 1,), "<u4", raw, 0, (_THREE,))
+        np.bitwise_and(overlapping, (1 << 24) - 1, out=lanes[:-1])
+        lanes[-1] = int.from_bytes(raw[-_THREE:].tobytes(), "little")
+    return lanes

@@ -184,3 +184,6 @@ def plain_sum(party: Party, vectors: Mapping[int, LaneVector], members: Iterable
 def cut(party: Party, total: LaneVector) -> list[int]:
     """The lanes of a sum, b bits each."""
     return [lane % (1 << party.agreement.terms.lanes.bits) for lane in total.tolist()]
+
+
+PUBLIC: Final = AUTHORITY.public
