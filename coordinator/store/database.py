@@ -79,6 +79,7 @@ class Database:
                 connect_args={"connect_timeout": postgres.CONNECT_TIMEOUT_S, "application_name": "edgewise"},
             )
             event.listen(self.engine, "connect", postgres.configure)
+            event.listen(self.engine, "handle_error", postgres.keep_values_out)
         else:
             self._clock = clock or utc_now
             self.engine = create_engine(self.url, hide_parameters=True)

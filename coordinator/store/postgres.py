@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, text
+from sqlalchemy.engine import ExceptionContext
 
 from edge_runtime.protocol.errors import Refusal, StorageFull, Unavailable
 
@@ -62,6 +63,13 @@ def configure(connection: psycopg.Connection[Any], _record: object) -> None:
     ):
         connection.execute(f"SET {setting}")
     connection.autocommit = False
+
+
+def keep_values_out(context: ExceptionContext) -> None:
+    """Cut an error to its first line: PostgreSQL adds the values of rows in the next ones."""
+    for problem in (context.original_exception, context.sqlalchemy_exception):
+        if problem is not None and problem.args:
+            problem.args = (str(problem.args[0]).partition("\n")[0],)
 
 
 def wait_to_be_alone(connection: Connection) -> None:

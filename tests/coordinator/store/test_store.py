@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import inspect
-from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 from sqlmodel import SQLModel, select
 
 from coordinator.services import catalogue
@@ -29,12 +30,19 @@ from coordinator.store.database import Database
 from coordinator.store.tables import Heartbeat, Population, Tenant
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, Refusal, StorageFull, Unavailable
 from edge_runtime.protocol.keys import PublicKey, digest
+from tests.postgres import drop_database
 from tests.programme import START
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(f"sqlite:///{tmp_path / 'coordinator.sqlite'}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty one, of either kind."""
+    if request.param == "sqlite":
+        yield Database(f"sqlite:///{tmp_path / 'coordinator.sqlite'}")
+        return
+    url = request.getfixturevalue("postgres").new(migrated=False)
+    yield Database(url)
+    drop_database(url)
 
 
 @pytest.fixture
@@ -179,7 +187,7 @@ def test_a_database_without_tables_is_a_bug_and_no_refusal(database: Database) -
         with database.writing() as session:
             session.add(Tenant(name="acme", public_key=bytes(32), created_at=START))
 
-    with pytest.raises(OperationalError, match="no such table"):
+    with pytest.raises(DBAPIError, match=r"no such table|does not exist"):
         write()
     database.close()
 
