@@ -52,6 +52,11 @@ def authority(folder: Path, name: str = "authority") -> Authority:
     return Authority(path, key, certificate)
 
 
+def certificate_in(pem: Path) -> bytes:
+    """The first certificate of a file, as DER."""
+    return x509.load_pem_x509_certificates(pem.read_bytes())[0].public_bytes(serialization.Encoding.DER)
+
+
 def _begun(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (

@@ -26,7 +26,8 @@ from edge_runtime.protocol.errors import Malformed, StateInUse
 from edge_runtime.protocol.keys import SigningKey, device_id
 from edge_runtime.protocol.reasons import Blocker, Wait
 from edge_runtime.testing import ROOTS, FakeCoordinator
-from tests.edge_runtime.serving import served, write_settings
+from tests.edge_runtime.served import served
+from tests.edge_runtime.serving import write_settings
 
 KEYS = ("--tenant-key", ROOTS.tenant.raw.hex(), "--coordinator-key", ROOTS.coordinator.raw.hex())
 SEED = bytes(range(32))

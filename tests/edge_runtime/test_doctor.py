@@ -32,7 +32,8 @@ from edge_runtime.schedule import Floors
 from edge_runtime.session import Request, Response
 from edge_runtime.testing import FakeCoordinator
 from tests.edge_runtime.certificates import authority
-from tests.edge_runtime.serving import served, write_settings
+from tests.edge_runtime.served import served
+from tests.edge_runtime.serving import write_settings
 
 Change = Callable[[Settings], Settings]
 

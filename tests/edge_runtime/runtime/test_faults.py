@@ -131,8 +131,7 @@ def test_a_device_that_the_coordinator_forgot_enrols_again(home: Bench) -> None:
     home.coordinator.assign()
     with home.runtime() as runtime:
         assert runtime.run_slice(600, lambda: home.engine.steps > 2).work_left
-        home.coordinator.devices.clear()
-        home.coordinator._given.clear()
+        home.coordinator.forget()
         for _visit in range(4):
             end = runtime.run_slice(600)
             home.clock.forward(6 * 3600)
@@ -312,7 +311,7 @@ def test_a_thousand_slices_leave_no_more_than_the_first_ones(home: Bench) -> Non
         home.clock.forward(900)
         home.coordinator.asked.clear()
         home.said.clear()
-        home.coordinator.reports.clear()
+        home.coordinator.participations.clear()
         home.coordinator._given.clear()
         home.coordinator._nonces.clear()
 

@@ -15,8 +15,9 @@ from edge_runtime.conditions.fixed import IDEAL
 from edge_runtime.driver import key_pin
 from edge_runtime.protocol.reasons import Blocker
 from edge_runtime.session import Request, Response
+from tests.edge_runtime.certificates import authority, certificate_in
 from tests.edge_runtime.runtime.bench import Bench
-from tests.edge_runtime.runtime.served import Line, made_certificate, served
+from tests.edge_runtime.served import Line, served
 
 
 def assigned(home: Bench) -> Line:
@@ -181,14 +182,15 @@ def test_a_proxy_carries_everything(home: Bench) -> None:
 
 
 def test_a_certificate_is_checked_against_the_apps_authorities_and_pins(home: Bench, tmp_path: Path) -> None:
-    certificate, der = made_certificate(tmp_path)
-    pin, line = key_pin(der), assigned(home)
-    with served(line, certificate) as address, home.runtime() as runtime:
+    mine = authority(tmp_path)
+    tls, line = mine.server(tmp_path), assigned(home)
+    pin = key_pin(certificate_in(tmp_path / "server.pem"))
+    with served(line, tls) as address, home.runtime() as runtime:
         ways = {
             "nobody trusts it": Network(coordinator=address),
-            "another key is pinned": Network(coordinator=address, ca_file=certificate, pins=(bytes(32),)),
-            "trusted": Network(coordinator=address, ca_file=certificate),
-            "pinned": Network(coordinator=address, ca_file=certificate, pins=(bytes(32), pin)),
+            "another key is pinned": Network(coordinator=address, ca_file=mine.ca_file, pins=(bytes(32),)),
+            "trusted": Network(coordinator=address, ca_file=mine.ca_file),
+            "pinned": Network(coordinator=address, ca_file=mine.ca_file, pins=(bytes(32), pin)),
         }
         found = {}
         for what, way in ways.items():

@@ -1,26 +1,20 @@
-"""The coordinator of the tests behind a real socket, on a network that does what it is told."""
+"""A coordinator behind a real socket, over HTTP or TLS, on a network that does what it is told."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from edge_runtime.session import Request, Response, Unreachable
-from edge_runtime.testing import FakeCoordinator
+
+Answer = Callable[[Request, dict[str, str]], Response]
+"""What a coordinator is to a test: a fake one, or a function."""
 
 
 @dataclass
@@ -34,7 +28,7 @@ class Line:
         cut_upload_after: Bytes of a request's body after which a connection breaks.
     """
 
-    coordinator: FakeCoordinator
+    coordinator: Answer
     cut_after: int | None = None
     drip: Callable[[int], None] | None = None
     hang: threading.Event | None = None
@@ -111,47 +105,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(line: Line, certificate: Path | None = None) -> Iterator[str]:
-    """The address under which it answers."""
+def served(answer: Answer | Line, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Answer requests on a socket, over a line that does what it is told; yields the address."""
+    line = answer if isinstance(answer, Line) else Line(answer)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"line": line}))
     server.daemon_threads = True
     server.block_on_close = False
-    scheme = "http"
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        scheme = "https"
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # devices go away as they like
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def made_certificate(folder: Path) -> tuple[Path, bytes]:
-    """A key and a certificate for 127.0.0.1 in one PEM file, and the certificate as DER."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "server.pem"
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path, made.public_bytes(serialization.Encoding.DER)
