@@ -71,7 +71,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     key = read_key(settings)
     bell = Bell()
     desk = desk_of(settings, database, now)
-    worker = Worker(database, blobs, key, now, settings.worker_interval_s, settings.chunk_reports, bell.ring)
+    worker = Worker(database, blobs, key, settings.worker_interval_s, settings.chunk_reports, bell.ring)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

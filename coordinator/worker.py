@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from sqlmodel import Session, col, select
 
+from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
-from coordinator.services import devices, idempotency, measuring, rounds, sums, updates
+from coordinator.services import devices, measuring, rounds, sums, updates
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.crash_points import CrashPoint, crash_point
-from coordinator.store.database import Database
+from coordinator.store.database import Database, database_now
+from coordinator.store.leases import LeaseLost
 from coordinator.store.tables import Round
-from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound
+from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound, StorageFull, Unavailable
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.reasons import Abandonment
 from edge_runtime.protocol.signing import NONCE_LIFETIME_S
@@ -29,14 +33,21 @@ NONCE_SWEEP_S = 60.0
 Answer = TypeVar("Answer")
 
 
+class _Step(NamedTuple):
+    """Something that may move."""
+
+    what: str
+    task_id: str
+    act: Callable[[], bool]
+
+
 class Worker:
-    """Moves rounds forward. One runs inside the coordinator's process.
+    """Moves rounds forward. One runs inside the coordinator's process; on PostgreSQL there may be any number.
 
     A look does a bounded piece of work for each round, one chunk of reports at most, so that nobody waits for the sums
-    of another task.
+    of another task. What may be written about a task is decided by its lease: see `coordinator.claims`.
 
     Args:
-        now: The clock; aware, UTC.
         interval_s: Seconds between two looks.
         chunk_reports: Reports added up in one step; memory holds one of them and one sum.
         changed: Is called after rounds opened, chose or ended: what held check-ins wait for.
@@ -47,7 +58,6 @@ class Worker:
         database: Database,
         blobs: FolderBlobs,
         key: SigningKey,
-        now: Callable[[], datetime],
         interval_s: float,
         chunk_reports: int,
         changed: Callable[[], None] = lambda: None,
@@ -55,10 +65,10 @@ class Worker:
         self._database = database
         self._blobs = blobs
         self._key = key
-        self._now = now
         self._interval_s = interval_s
         self._chunk_reports = chunk_reports
         self._changed = changed
+        self._claims = Claims(database, secrets.token_hex(16))
         self._news = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -68,8 +78,11 @@ class Worker:
     def resume(self) -> None:
         """Give open rounds back the time of the outage, and forget parts of reports. Once, before the first look."""
         self._blobs.drop_all_parts()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         with self._database.writing() as session:
-            down_s = rounds.move_deadlines(session, self._now())
+            down_s = rounds.move_deadlines(session, database_now(session))
         if down_s > HEARTBEAT_S * 3:
             _log.warning("was down for %.0f s; deadlines of open rounds were moved by as much", down_s)
 
@@ -79,20 +92,31 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the step at hand and stop."""
+        """Finish the step at hand, give back what is held, and stop; from any thread or signal handler, twice too."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
 
     def run(self) -> None:
-        """Look until `stop`, from whatever thread or signal it comes."""
+        """Look until `stop`."""
+        reachable = True
         while not self._stopping.wait(self._interval_s):
             try:
+                if not reachable:
+                    self._catch_up()  # devices could not report either
+                    reachable = True
                 self.settle()
+            except (Unavailable, StorageFull):
+                _log.exception("the database cannot be used")
+                reachable = False
+                self._stopping.wait(5.0)
             except Exception:
-                # The database or the disk may come back: say so, and look again later.
                 _log.exception("a look at the open rounds failed")
                 self._stopping.wait(5.0)
+        try:
+            self._claims.keep(())
+        except Exception:  # they expire by themselves
+            _log.exception("leases could not be given back")
 
     def settle(self) -> None:
         """Look until nothing moves any more; then wake held check-ins, even if some round is in trouble."""
@@ -110,61 +134,76 @@ class Worker:
         Raises:
             ExceptionGroup: Some rounds or tasks could not be moved; all others were.
         """
-        now = self._now()
-        self._keep_house(now)
+        moved: set[str] = set()
+        problems: list[Exception] = []
+        for step in self._steps(self._keep_house()):
+            if self._stopping.is_set():
+                break
+            try:
+                if step.act():
+                    moved.add(step.task_id)
+            except LeaseLost as lost:
+                _log.warning("%s: %s", step.what, lost)
+                self._claims.forget(step.task_id)
+            except Exception as problem:  # a round in trouble does not hold up the others
+                problem.add_note(f"in {step.what}")
+                problems.append(problem)
+        self._claims.keep(moved)
+        if problems:
+            raise ExceptionGroup("some rounds could not be moved", problems)
+        return bool(moved)
+
+    def _steps(self, now: datetime) -> Iterator[_Step]:
         with self._database.reading() as session:
             tasks = rounds.tasks_to_tend(session, now)
             found = session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES)).order_by(col(Round.id))).all()
             buffers = updates.buffers(session)
-        steps = [
-            *((f"task {task_id}", self._tending(task_id, now)) for task_id in tasks),
-            *((f"round {one.number} of task {one.task_id}", self._moving(one, now)) for one in found),
-            *((f"the buffer of task {task_id}", self._emptying(task_id, now)) for task_id in buffers),
-        ]
-        moved = False
-        problems: list[Exception] = []
-        for what, act in steps:
-            if self._stopping.is_set():
-                break
-            try:
-                moved |= act()
-            except Exception as problem:  # a round in trouble does not hold up the others
-                problem.add_note(f"in {what}")
-                problems.append(problem)
-        if problems:
-            raise ExceptionGroup("some rounds could not be moved", problems)
-        return moved
+        for task_id in tasks:
+            yield _Step(f"task {task_id}", task_id, partial(self._tend, task_id, now))
+        for one in found:
+            what = f"round {one.number} of task {one.task_id}"
+            yield _Step(what, one.task_id, partial(self._move, one, now))
+        for task_id in buffers:
+            what = f"the buffer of task {task_id}"
+            yield _Step(what, task_id, partial(self._empty, task_id, now))
 
-    def _write(self, point: CrashPoint, act: Callable[[Session], Answer]) -> Answer:
-        """Act in one transaction."""
-        with self._database.writing() as session:
+    def _write(self, point: CrashPoint, task_id: str, act: Callable[[Session], Answer]) -> Answer:
+        """Act for a task in one transaction, as long as this worker holds it.
+
+        Raises:
+            LeaseLost: It does not any more.
+        """
+
+        def transaction(session: Session) -> Answer:
+            self._claims.check(session, task_id)
             answer = act(session)
             session.flush()
             crash_point(point)
+            return answer
+
+        answer = self._database.transact(transaction)
         crash_point(point)
         return answer
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
-    def _tending(self, task_id: str, now: datetime) -> Callable[[], bool]:
-        def tend() -> bool:
-            moved = self._write(CrashPoint.TASK_TENDED, lambda session: rounds.tend(session, task_id, now))
-            self._news |= moved
-            return moved
-
-        return tend
-
-    def _emptying(self, task_id: str, now: datetime) -> Callable[[], bool]:
-        return lambda: self._empty(task_id, now)
+    def _tend(self, task_id: str, now: datetime) -> bool:
+        if not self._claims.hold(task_id):
+            return False
+        moved = self._write(CrashPoint.TASK_TENDED, task_id, lambda session: rounds.tend(session, task_id, now))
+        self._news |= moved
+        return moved
 
     def _empty(self, task_id: str, now: datetime) -> bool:
         """Drop what is stale in a task's buffer, and apply an update if there is enough for one."""
+        if not self._claims.hold(task_id):
+            return False
         with self._database.reading() as session:
             buffer = updates.buffers(session).get(task_id)
         if buffer is None:
             return False
         if buffer.stale:
-            self._write(CrashPoint.STALE_DROPPED, lambda session: updates.drop_stale(session, task_id, now))
+            self._write(CrashPoint.STALE_DROPPED, task_id, lambda session: updates.drop_stale(session, task_id, now))
         if buffer.fresh:
             self._update(task_id, buffer.fresh, now)
         return True
@@ -175,16 +214,18 @@ class Worker:
             with self._database.reading() as session:
                 update = updates.compute_update(session, self._blobs, self._key, task_id, round_ids)
         except sums.GroupDamaged as damaged:
-            self._abort(damaged, now)
+            self._abort(damaged, task_id, now)
             return
         except (DigestMismatch, NotFound):
-            self._give_up(round_ids, Abandonment.STORAGE_DAMAGED, now)
+            self._give_up(task_id, round_ids, Abandonment.STORAGE_DAMAGED, now)
             return
         except InvalidWeights:
-            self._give_up(round_ids, Abandonment.UPDATE_NOT_FINITE, now)
+            self._give_up(task_id, round_ids, Abandonment.UPDATE_NOT_FINITE, now)
             return
         crash_point(CrashPoint.UPDATE_STORED)
-        done = self._write(CrashPoint.UPDATE_COMMITTED, lambda session: updates.commit_update(session, update, now))
+        done = self._write(
+            CrashPoint.UPDATE_COMMITTED, task_id, lambda session: updates.commit_update(session, update, now)
+        )
         self._news = True
         replaced = update.replaced_state_sha256
         if done and replaced is not None and replaced != update.state_sha256:
@@ -193,31 +234,36 @@ class Worker:
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
-    def _moving(self, round_: Round, now: datetime) -> Callable[[], bool]:
-        return lambda: self._move(round_, now)
-
     def _move(self, round_: Round, now: datetime) -> bool:
         if round_.phase == Phase.SELECTING:
-            return self._choose(round_.id, now)
-        moved = False
-        if round_.closed_at is None:
-            with self._database.reading() as session:
-                closes = rounds.closes(session, round_.id, now)
-            if closes:
-                moved = self._write(CrashPoint.ROUND_CLOSED, lambda s: rounds.close_round(s, round_.id, now))
+            return self._choose(round_, now)
+        moved = round_.closed_at is None and self._close(round_, now)
         try:
             return self._add_up(round_, now) or moved
         except sums.GroupDamaged as damaged:
-            self._abort(damaged, now)
+            self._abort(damaged, round_.task_id, now)
             return True
 
-    def _choose(self, round_id: str, now: datetime) -> bool:
+    def _choose(self, round_: Round, now: datetime) -> bool:
         with self._database.reading() as session:
-            ready = rounds.is_ready_to_choose(session, round_id, now)
-        if not ready:
+            ready = rounds.is_ready_to_choose(session, round_.id, now)
+        if not ready or not self._claims.hold(round_.task_id):
             return False
         self._news = True
-        return self._write(CrashPoint.PARTICIPANTS_CHOSEN, lambda s: rounds.choose_participants(s, round_id, now))
+        return self._write(
+            CrashPoint.PARTICIPANTS_CHOSEN,
+            round_.task_id,
+            lambda session: rounds.choose_participants(session, round_.id, now),
+        )
+
+    def _close(self, round_: Round, now: datetime) -> bool:
+        with self._database.reading() as session:
+            closes = rounds.closes(session, round_.id, now)
+        if closes is None or not self._claims.hold(round_.task_id):
+            return False
+        return self._write(
+            CrashPoint.ROUND_CLOSED, round_.task_id, lambda session: rounds.close_round(session, round_.id, now)
+        )
 
     def _add_up(self, round_: Round, now: datetime) -> bool:
         """Add up one chunk of what has arrived; end the round when all of it is added."""
@@ -226,21 +272,30 @@ class Worker:
             waiting = [one for one in group_ids if sums.wants_chunk(session, one, self._chunk_reports)]
             chunks = [(one, chunk) for one in group_ids for chunk in sums.chunks_to_add(session, one)]
             complete = updates.is_complete(session, round_.id)
+        if not (chunks or waiting or complete) or not self._claims.hold(round_.task_id):
+            return False
         if chunks:
-            self._add_chunk(round_.tenant, *chunks[0])
+            self._add_chunk(round_, *chunks[0])
         elif waiting:
-            group_id = waiting[0]
-            self._write(CrashPoint.CHUNK_ASSIGNED, lambda s: sums.assign_chunk(s, group_id, self._chunk_reports))
-        elif complete:
+            self._write(
+                CrashPoint.CHUNK_ASSIGNED,
+                round_.task_id,
+                lambda session: sums.assign_chunk(session, waiting[0], self._chunk_reports),
+            )
+        else:
             self._finish(round_, now)
-        return bool(chunks or waiting or complete)
+        return True
 
-    def _add_chunk(self, tenant: str, group_id: str, chunk: int) -> None:
+    def _add_chunk(self, round_: Round, group_id: str, chunk: int) -> None:
         with self._database.reading() as session:
-            total = sums.add_chunk(session, self._blobs, tenant, group_id, chunk)
-        sha256 = self._blobs.put(tenant, BlobKind.PARTIAL_SUM, total)
+            total = sums.add_chunk(session, self._blobs, round_.tenant, group_id, chunk)
+        sha256 = self._blobs.put(round_.tenant, BlobKind.PARTIAL_SUM, total)
         crash_point(CrashPoint.CHUNK_STORED)
-        self._write(CrashPoint.CHUNK_RECORDED, lambda session: sums.record_chunk(session, group_id, chunk, sha256))
+        self._write(
+            CrashPoint.CHUNK_RECORDED,
+            round_.task_id,
+            lambda session: sums.record_chunk(session, group_id, chunk, sha256),
+        )
 
     def _finish(self, round_: Round, now: datetime) -> None:
         """Do with the sum of a round what its task is for."""
@@ -249,45 +304,56 @@ class Worker:
         if end is updates.End.UPDATE:
             self._update(round_.task_id, (round_.id,), now)
         elif end is updates.End.BUFFER:
-            self._write(CrashPoint.ROUND_BUFFERED, lambda session: updates.buffer_round(session, round_.id))
+            self._write(
+                CrashPoint.ROUND_BUFFERED, round_.task_id, lambda session: updates.buffer_round(session, round_.id)
+            )
         else:
             self._measure(round_, now)
 
     def _measure(self, round_: Round, now: datetime) -> None:
         with self._database.reading() as session:
             found = measuring.measure(session, self._blobs, round_.id)
-        self._write(CrashPoint.METRICS_COMMITTED, lambda s: measuring.commit_metrics(s, round_.id, found, now))
+        self._write(
+            CrashPoint.METRICS_COMMITTED,
+            round_.task_id,
+            lambda session: measuring.commit_metrics(session, round_.id, found, now),
+        )
         self._news = True
         self._collect_garbage()
 
-    def _abort(self, damaged: sums.GroupDamaged, now: datetime) -> None:
+    def _abort(self, damaged: sums.GroupDamaged, task_id: str, now: datetime) -> None:
         _log.error("a group is aborted, %s", Abandonment.STORAGE_DAMAGED, exc_info=damaged)
-        self._write(CrashPoint.GROUP_ABORTED, lambda session: rounds.abort_group(session, damaged.group_id, now))
+        self._write(
+            CrashPoint.GROUP_ABORTED, task_id, lambda session: rounds.abort_group(session, damaged.group_id, now)
+        )
         self._news = True
 
-    def _give_up(self, round_ids: tuple[str, ...], why: Abandonment, now: datetime) -> None:
+    def _give_up(self, task_id: str, round_ids: tuple[str, ...], why: Abandonment, now: datetime) -> None:
         _log.exception("rounds %s are abandoned: %s", ", ".join(round_ids), why)
 
         def give_up(session: Session) -> None:
             for round_id in round_ids:
                 rounds.give_up_sum(session, round_id, why, now)
 
-        self._write(CrashPoint.ROUND_GIVEN_UP, give_up)
+        self._write(CrashPoint.ROUND_GIVEN_UP, task_id, give_up)
         self._news = True
 
     # --- house ------------------------------------------------------------------------------------------------------
 
-    def _keep_house(self, now: datetime) -> None:
+    def _keep_house(self) -> datetime:
+        """Say that the coordinator is alive, sweep now and then, and tell the time by the database's clock."""
+        with self._database.reading() as session:
+            now = database_now(session)
         if self._beaten_at is None or now - self._beaten_at >= timedelta(seconds=HEARTBEAT_S):
-            with self._database.writing() as session:
-                rounds.beat(session, now)
+            self._database.transact(lambda session: rounds.beat(session, now))
             self._beaten_at = now
         if self._swept_at is None or now - self._swept_at >= timedelta(seconds=NONCE_SWEEP_S):
-            with self._database.writing() as session:
-                devices.forget_nonces(session, now - timedelta(seconds=NONCE_LIFETIME_S))
-                idempotency.forget(session, now - timedelta(seconds=idempotency.KEPT_S))
+            forgotten = now - timedelta(seconds=NONCE_LIFETIME_S)
+            self._database.transact(lambda session: devices.forget_nonces(session, forgotten))
+            self._claims.sweep()
             self._collect_garbage()
             self._swept_at = now
+        return now
 
     def _collect_garbage(self) -> None:
         """Delete blobs of ended rounds; a crash in between leaves them for the next sweep."""
@@ -299,8 +365,5 @@ class Worker:
             for blob, _row in found:
                 self._blobs.delete(blob.tenant, blob.kind, blob.sha256)
             crash_point(CrashPoint.GARBAGE_DELETED)
-            with self._database.writing() as session:
-                for _blob, row in found:
-                    row.blob_deleted = True
-                    session.merge(row)
+            self._database.transact(partial(sums.forget, found=found))
             crash_point(CrashPoint.GARBAGE_RECORDED)

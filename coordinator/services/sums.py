@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,3 +183,15 @@ def garbage(session: Session, most: int = 1000) -> list[tuple[Garbage, Report | 
         *((Garbage(tenant, BlobKind.REPORT, row.sha256), row) for row, tenant in reports),
         *((Garbage(tenant, BlobKind.PARTIAL_SUM, row.sha256), row) for row, tenant in sums),
     ]
+
+
+def forget(session: Session, found: Sequence[tuple[Garbage, Report | PartialSum]]) -> None:
+    """Keep in mind that blobs are deleted; again changes nothing."""
+    for _blob, row in found:
+        if isinstance(row, Report):
+            kept: Report | PartialSum | None = session.get(Report, row.participation_id)
+        else:
+            kept = session.get(PartialSum, (row.group_id, row.chunk))
+        if kept is not None:  # else the device was erased meanwhile
+            kept.blob_deleted = True
+            session.add(kept)
