@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     from edge_runtime.conditions import Conditions
     from edge_runtime.example_store import Collection
     from edge_runtime.examples import Examples
+    from edge_runtime.installation import Installation
     from edge_runtime.network import Network
     from edge_runtime.outcomes import Happened, SliceEnd, Why
-    from edge_runtime.protocol.bundle import Schema
     from edge_runtime.protocol.errors import Refusal
     from edge_runtime.protocol.keys import PublicKey, TrustRoots
     from edge_runtime.protocol.policy import Policy
+    from edge_runtime.protocol.schema import Schema
     from edge_runtime.runtime import Runtime
     from edge_runtime.schedule import Floors
     from edge_runtime.session import Unreachable
-    from edge_runtime.session.enrol import Installation
 
 _HOMES = {
-    "Collection": "example_store",
+    "Collection": "example_store.collection",
     "Conditions": "conditions",
     "Examples": "examples",
     "Floors": "schedule",
     "Happened": "outcomes",
-    "Installation": "session.enrol",
+    "Installation": "installation",
     "Network": "network",
     "Policy": "protocol.policy",
     "PublicKey": "protocol.keys",
     "Refusal": "protocol.errors",
     "Runtime": "runtime",
-    "Schema": "protocol.bundle",
+    "Schema": "protocol.schema",
     "SliceEnd": "outcomes",
     "TrustRoots": "protocol.keys",
     "Unreachable": "session",

@@ -22,6 +22,7 @@ from edge_runtime.protocol.keys import SigningKey, TrustRoots, device_id
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.schedule import Floors, Usage, within
 from edge_runtime.session.enrol import Installation
+from edge_runtime.surroundings import Log, quiet, utc_now
 
 if TYPE_CHECKING:
     import httpx
@@ -31,19 +32,7 @@ if TYPE_CHECKING:
 Transport: TypeAlias = "Network | httpx.Client | Send"
 """The way to the coordinator: a description of it, an HTTP client whose base_url it is, or whatever sends a request."""
 
-Log: TypeAlias = Callable[[str], None]
-"""Takes one plain sentence; never an example, a key or a token."""
-
 KEY_BYTES: Final = 32
-
-
-def utc_now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
-
-
-def quiet(_sentence: str) -> None:
-    """Log nothing."""
 
 
 @dataclass(slots=True, kw_only=True)

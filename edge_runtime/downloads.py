@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.journal.files import naming_a_full_disk, replace_file
+from edge_runtime.journal.files import naming_a_full_disk, read_file, replace_file
 from edge_runtime.protocol.errors import DigestMismatch
 from edge_runtime.protocol.keys import digest
 from edge_runtime.session import Session, fetch
@@ -40,8 +40,8 @@ class Part:
     def restart(self) -> None:
         self._path.unlink(missing_ok=True)
 
-    def content(self) -> bytes:
-        return self._path.read_bytes() if self._path.exists() else b""
+    def content(self) -> memoryview:
+        return read_file(self._path) if self._path.exists() else memoryview(b"")
 
 
 class Downloads:
@@ -54,10 +54,10 @@ class Downloads:
         """Whether all of it is there; its digest is checked when it is read."""
         return self._path(sha256).exists()
 
-    def read(self, sha256: str) -> bytes | None:
+    def read(self, sha256: str) -> bytes | memoryview | None:
         """Return a blob; None if it is not there, or no longer as it was written: then it is deleted."""
         try:
-            raw = self._path(sha256).read_bytes()
+            raw = read_file(self._path(sha256))
         except FileNotFoundError:
             return None
         if digest(raw).hex() != sha256:
@@ -65,19 +65,19 @@ class Downloads:
             return None
         return raw
 
-    def obtain(self, path: str, sha256: str, limit_bytes: int) -> Session[bytes]:
+    def obtain(self, path: str, sha256: str, limit_bytes: int) -> Session[bytes | memoryview]:
         """Return a blob, fetched from `path` unless it is there; what is missing of it alone is asked for.
 
         Raises:
             Refusal: The coordinator refused, or sends other bytes than the digest names.
             DeviceStorageFull: There is no room.
         """
-        raw = self.read(sha256)
-        if raw is not None:
-            return raw
+        here = self.read(sha256)
+        if here is not None:
+            return here
         part = self.part(sha256)
         resumed = part.held_bytes > 0
-        raw = part.content()
+        raw: bytes | memoryview = part.content()
         if digest(raw).hex() != sha256:
             raw = yield from fetch(path, limit_bytes, part)
         if resumed and digest(raw).hex() != sha256:  # what lay here was damaged: once more, from the beginning

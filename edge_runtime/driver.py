@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge_runtime.network import Meter, Network
 from edge_runtime.protocol import wire
@@ -274,7 +272,13 @@ def connected(network: Network, meter: Meter | None = None) -> Iterator[Send]:
 
 
 def tls_context(network: Network) -> ssl.SSLContext:
-    """Certificates are checked as always and, with pins, the coordinator's own key too, before a request is sent."""
+    """Certificates are checked as always and, with pins, the coordinator's own key too, before a request is sent.
+
+    Where no address begins with https://, it trusts nobody, and the authorities that come with httpx are not read.
+    """
+    encrypted = any(address.startswith("https://") for address in (*network.addresses, network.proxy or ""))
+    if not encrypted and network.ca_file is None:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = httpx.create_ssl_context(trust_env=False)
     if network.ca_file is not None:
         context = ssl.create_default_context(cafile=str(network.ca_file))
@@ -308,5 +312,9 @@ def key_pin(certificate: bytes) -> bytes:
     Args:
         certificate: DER.
     """
+    # With the first pin: certificates are a large part of the package, and most apps pin nothing.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     key = x509.load_der_x509_certificate(certificate).public_key()
     return digest(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))

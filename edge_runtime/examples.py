@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.protocol.bundle import Manifest, Schema
 from edge_runtime.protocol.errors import InvalidExamples
+
+if TYPE_CHECKING:
+    from edge_runtime.protocol.bundle import Manifest
+    from edge_runtime.protocol.schema import Schema
 
 Features = npt.NDArray[Any]
 Labels = npt.NDArray[Any]

@@ -88,9 +88,13 @@ class Model:
         """
         self._interpreter.call("set_weights", _parts(weights, self.manifest.tensors, "weights"))
 
-    def get_weights(self) -> Weights:
-        """Read the weights vector: float32, shape ``(manifest.parameters,)``."""
-        return _flat(self._interpreter.call("get_weights", {}), self.manifest.tensors)
+    def get_weights(self, into: Weights | None = None) -> Weights:
+        """Read the weights vector: float32, shape ``(manifest.parameters,)``.
+
+        Args:
+            into: A vector of that shape that is overwritten and returned; None for a new one.
+        """
+        return _flat(self._interpreter.call("get_weights", {}), self.manifest.tensors, into)
 
     def set_slots(self, slots: Slots) -> None:
         """Load the optimiser's memory: float32, shape ``(manifest.slot_values,)``, empty for plain SGD.
@@ -222,8 +226,9 @@ class Model:
             NonFiniteTraining: It, or its norm, is not finite.
         """
         parts = self._interpreter.call("delta", {"clip": _UNCLIPPED})
-        delta = _flat(parts, self._shared)
-        if not (np.isfinite(parts["norm"]) and np.isfinite(delta).all()):
+        delta, norm = _flat(parts, self._shared), float(parts["norm"])
+        del parts  # as large as the delta, and so is what is looked at next
+        if not np.isfinite((norm, delta.min(initial=0), delta.max(initial=0))).all():  # NaN if there is one anywhere
             raise NonFiniteTraining("the trained weights are not finite")
         return delta
 
@@ -331,6 +336,8 @@ def _parts(vector: npt.NDArray[np.float32], tensors: tuple[Tensor, ...], word: s
     return parts
 
 
-def _flat(parts: dict[str, Array], tensors: tuple[Tensor, ...]) -> npt.NDArray[np.float32]:
-    flat: npt.NDArray[np.float32] = np.concatenate([parts[tensor.name].reshape(-1) for tensor in tensors])
+def _flat(
+    parts: dict[str, Array], tensors: tuple[Tensor, ...], into: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    flat: npt.NDArray[np.float32] = np.concatenate([parts[tensor.name].reshape(-1) for tensor in tensors], out=into)
     return flat

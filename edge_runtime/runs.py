@@ -75,7 +75,9 @@ class Run:
         del checkpoint
         progress = journal.progress() or self._begun(plan, model, received)
         stop, examples = self._stop(plan), self._examples(progress)
-        return resume(model, received, plan, examples, progress, save=self._save, stop=stop, due=self._due)
+        return resume(
+            model, received, plan, examples, progress, save=self._save, stop=stop, due=self._due, overwrite=True
+        )
 
     def _bundle(self, plan: Plan) -> Bundle:
         sha256, downloads = plan.bundle_sha256, self._device.downloads

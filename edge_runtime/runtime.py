@@ -3,60 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, tzinfo
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from edge_runtime import removal
-from edge_runtime.conditions import Assuming, Source, unknown
-from edge_runtime.device import Device, Log, Transport, quiet, utc_now
-from edge_runtime.downloads import Downloads
-from edge_runtime.example_store import Added, Collection, Statistics, open_store
-from edge_runtime.examples import Examples, Features
-from edge_runtime.exchange import Exchange
-from edge_runtime.inference import Inference, Outputs, renewed
-from edge_runtime.journal import AppKey, Witness, open_folder, open_journal
-from edge_runtime.journal import state as now_is
-from edge_runtime.model import Engine, Installed
-from edge_runtime.outcomes import Happened, SliceEnd, Why, activity_of, backs_off_s, come_back_s
-from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import DeviceStorageFull, StateDamaged, StateInUse
-from edge_runtime.protocol.keys import TrustRoots
-from edge_runtime.protocol.plan import Plan
-from edge_runtime.protocol.reasons import Blocker, Outcome
-from edge_runtime.schedule import Activity, Floors, blocker, never_stops
-from edge_runtime.session.enrol import Installation
-from edge_runtime.slices import Slice
+from edge_runtime.outcomes import Happened, SliceEnd, Why
+from edge_runtime.protocol.errors import StateInUse
+from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.schedule import Floors, never_stops
 
 if TYPE_CHECKING:
     import asyncio
+    from pathlib import Path
+    from types import TracebackType
+
+    from edge_runtime.conditions import Source
+    from edge_runtime.device import Transport
+    from edge_runtime.example_store import Added, Collection, Statistics
+    from edge_runtime.examples import Examples, Features
+    from edge_runtime.inference import Outputs
+    from edge_runtime.journal import AppKey, Witness
+    from edge_runtime.model import Engine
+    from edge_runtime.protocol.keys import TrustRoots
+    from edge_runtime.session.enrol import Installation
+    from edge_runtime.surroundings import Log, Surroundings
 
 _AGAIN_S = 900.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a runtime takes from the machine it runs on; tests bring their own.
-
-    Attributes:
-        now: The wall clock; aware.
-        monotonic: Seconds that never go back.
-        sleep: Waits between two tries of a request, half a second at a time.
-        entropy: So many random bytes, from a cryptographic source.
-        zone: Where the device is, for quiet hours and daily budgets; None for what the system says.
-    """
-
-    now: Callable[[], datetime] = utc_now
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    entropy: Callable[[int], bytes] = os.urandom
-    zone: tzinfo | None = None
 
 
 @dataclass(slots=True)
@@ -86,7 +59,7 @@ class Runtime:
         floors: Floors | None = None,
         engine: Engine | None = None,
         witness: Witness | None = None,
-        log: Log = quiet,
+        log: Log | None = None,
         surroundings: Surroundings | None = None,
     ) -> None:
         """Open the state folder, made if need be; nothing is sent.
@@ -103,7 +76,7 @@ class Runtime:
             floors: What the coordinator cannot loosen; None for the protocol's defaults.
             engine: What opens bundles; None for the interpreter that is installed.
             witness: A place outside the folder that finds a whole folder that was put back.
-            log: Takes one plain sentence a time; what it raises is ignored.
+            log: Takes one plain sentence a time; what it raises is ignored. None for nobody.
             surroundings: Clocks, chance and time zone; None for the system's.
 
         Raises:
@@ -113,40 +86,28 @@ class Runtime:
             DeviceStorageFull: There is no room to begin.
             OSError: The folder cannot be used.
         """
-        floors, around = floors or Floors(), surroundings or Surroundings()
-        folder = open_folder(state)
-        try:
-            now_s = around.now().timestamp()
-            journal = open_journal(folder, key=key, now_s=now_s, witness=witness)
-            journal.update(lambda held: now_is.installed(now_is.seen_at(held, now_s), now_s))
-            store = None if journal.state.opted_out else open_store(folder, key=key, now_s=now_s)
-        except BaseException:
-            folder.close()
-            raise
-        self._device = Device(
-            folder=folder,
-            journal=journal,
-            store=store,
-            downloads=Downloads(folder.path),
-            transport=transport,
-            installation=installation,
-            roots=roots,
-            floors=floors,
-            source=Assuming(source, floors.assumed),
-            engine=engine or Installed(),
-            zone=around.zone,
-            now=around.now,
-            monotonic=around.monotonic,
-            sleep=around.sleep,
-            entropy=around.entropy,
+        # Here and not above: an app imports its names whenever it starts, and opens a runtime when it has work for it.
+        from edge_runtime.work import Work, open_device
+
+        self._device = open_device(
+            state,
+            transport,
+            installation,
+            roots,
+            source=source,
+            key=key,
+            floors=floors or Floors(),
+            engine=engine,
+            witness=witness,
             log=log,
+            around=surroundings,
         )
+        self._work = Work(self._device)
         self._turn = _Turn()
-        self._inference = Inference(self._device)
         self._closed = False
-        if journal.state.opted_out:
-            removal.forget(self._device)
-        self._tidy()
+        if self._device.state.opted_out:
+            self._work.forget()
+        self._work.tidy()
 
     # --- examples -----------------------------------------------------------------------------------------------
 
@@ -221,11 +182,11 @@ class Runtime:
                 return self._opted_out(0.0)
             if self._device.state.opted_out:
                 return self._leave()
-            end = Slice(self._device, deadline_s, lambda: stop() or self._turn.ending.is_set()).run()
+            end = self._work.run(deadline_s, lambda: stop() or self._turn.ending.is_set())
             if end.happened is Happened.OPTED_OUT:
-                removal.forget(self._device)
+                self._work.forget()
                 return self._leave()
-            self._tidy()
+            self._work.tidy()
             return end
         finally:
             self._turn.lock.release()
@@ -253,34 +214,7 @@ class Runtime:
 
     def why(self) -> Why:
         """Why nothing is trained just now: the first reason, what is unknown, and how the last slices ended."""
-        device, state = self._device, self._device.state
-        held, now, policy, usage = state.participation, device.now(), device.policy, device.usage
-        conditions = device.source.read()
-        fetched = held is not None and all(
-            device.downloads.holds(sha256)
-            for sha256 in (wire.decode(Plan, held.plan).bundle_sha256, held.checkpoint_sha256)
-        )
-        activity = activity_of(held, fetched=fetched)
-        reason: str | None = blocker(conditions, policy, usage, now, device.local, activity)
-        after_s = come_back_s(Blocker(reason), policy, usage, now, device.local) if reason else 0.0
-        backs_off = backs_off_s(usage, policy, now)
-        if reason is None and activity is Activity.TRANSFER and backs_off > 0:
-            reason, after_s = Blocker.TOO_SOON, backs_off
-        if state.switched_off:
-            reason, after_s = Outcome.SWITCHED_OFF, max(after_s, backs_off)
-        if state.opted_out or self._closed:
-            reason = Outcome.OPTED_OUT
-        collection = device.trains_on
-        count = 0 if collection is None else device.examples.eligible(collection.name, 0, None, device.now_s).count
-        return Why(
-            reason=reason,
-            come_back_s=after_s,
-            unknown=unknown(conditions),
-            phase=held.phase if held else None,
-            history=state.visits,
-            restarted=state.restarted.why if state.restarted else None,
-            examples=count,
-        )
+        return self._work.why(closed=self._closed)
 
     # --- the model ----------------------------------------------------------------------------------------------
 
@@ -300,7 +234,7 @@ class Runtime:
             InvalidExamples: `x` does not fit.
             InterpreterMissing, InterpreterFailed: As they say.
         """
-        return self._inference.infer(x, own=personalised)
+        return self._work.infer(x, own=personalised)
 
     def renew(self) -> int:
         """Fetch the released model now, whatever the conditions; its version. Slices do it daily if the app infers.
@@ -309,16 +243,8 @@ class Runtime:
             Unreachable: No answer.
             Refusal: There is none yet, or it is not what digests and trust roots say.
         """
-        device = self._device
         with self._exclusive():
-            exchange = Exchange(device, float("inf"), never_stops)
-            try:
-                found = exchange.drive(renewed(device), watched=False)
-            finally:
-                exchange.book()
-            now_s = device.now_s
-            device.journal.update(lambda state: now_is.released(now_is.wanting_release(state), found, now_s))
-        return found.model_version
+            return self._work.renew()
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -332,8 +258,7 @@ class Runtime:
         with self._exclusive():
             if self._closed:
                 return True
-            self._inference.close()
-            removal.forget(self._device)
+            self._work.forget()
             return self._leave().come_back_s == 0.0
 
     def close(self) -> None:
@@ -341,10 +266,7 @@ class Runtime:
         with self._exclusive():
             if not self._closed:
                 self._closed = True
-                self._inference.close()
-                if self._device.store is not None:
-                    self._device.store.close()
-                self._device.folder.close()
+                self._work.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -364,26 +286,10 @@ class Runtime:
 
     def _leave(self) -> SliceEnd:
         """Tell the coordinator that the owner opted out and, once it knows, forget that too."""
-        if not removal.tell(self._device):
+        if not self._work.left():
             return self._opted_out(_AGAIN_S)
-        removal.delete_folder(self._device)
         self._closed = True
         return self._opted_out(0.0)
 
     def _opted_out(self, after_s: float) -> SliceEnd:
         return SliceEnd(happened=Happened.OPTED_OUT, reason=Outcome.OPTED_OUT, come_back_s=after_s)
-
-    def _tidy(self) -> None:
-        """Delete what is no longer needed: old examples, snapshots, bundles and checkpoints. A full disk waits."""
-        device, state = self._device, self._device.state
-        held = state.participation
-        needed = {state.personal.bundle_sha256} if state.personal else set()
-        if state.release is not None:
-            needed |= {state.release.bundle_sha256, state.release.checkpoint_sha256}
-        if held is not None:
-            needed |= {wire.decode(Plan, held.plan).bundle_sha256, held.checkpoint_sha256}
-        device.downloads.keep_only(needed)
-        if device.store is not None:
-            with contextlib.suppress(DeviceStorageFull, StateDamaged):
-                device.store.expire(device.now_s)
-                device.store.keep_snapshots(*([held.savepoint.snapshot] if held and held.savepoint else []))

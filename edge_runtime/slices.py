@@ -16,19 +16,7 @@ from edge_runtime.journal import Phase
 from edge_runtime.journal import state as now_is
 from edge_runtime.journal.participation import Participation
 from edge_runtime.journal.state import State, Visited
-from edge_runtime.outcomes import (
-    FINAL_FOR_A_REPORT,
-    REPORTED,
-    UNREACHABLE,
-    Happened,
-    SliceEnd,
-    activity_of,
-    backs_off_s,
-    come_back_s,
-    failure_wait_s,
-    is_hopeless,
-    reason_of,
-)
+from edge_runtime.outcomes import Happened, SliceEnd
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.errors import (
@@ -46,6 +34,17 @@ from edge_runtime.protocol.errors import (
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Blocker, Outcome
 from edge_runtime.protocol.report import coarse
+from edge_runtime.returning import (
+    FINAL_FOR_A_REPORT,
+    REPORTED,
+    UNREACHABLE,
+    activity_of,
+    backs_off_s,
+    come_back_s,
+    failure_wait_s,
+    is_hopeless,
+    reason_of,
+)
 from edge_runtime.runs import Run
 from edge_runtime.schedule import LOOK_AGAIN_S, Activity, blocker
 from edge_runtime.session import Unreachable

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.examples import Examples, check_examples
+from edge_runtime.examples import Examples, check_examples, check_features
 from edge_runtime.journal.participation import Progress, rng_from, rng_state
 from edge_runtime.model import Evaluation, Model
 from edge_runtime.protocol.bundle import SEED_LIMIT
@@ -145,6 +145,7 @@ def resume(
     save: Callable[[Progress], None],
     stop: Stop = never,
     due: Callable[[], bool] = not_due,
+    overwrite: bool = False,
 ) -> Finished:
     """Go on with a run from a savepoint, to its end or until it is stopped.
 
@@ -162,6 +163,8 @@ def resume(
         save: Keeps a savepoint; called when `due` says so, and before the slice is stopped.
         stop: Asked before every step.
         due: Whether it is time for a savepoint; asked before every step but the first.
+        overwrite: Whether the vectors that were passed in may be written over where they are needed no more: what is
+            saved and returned then lies in their memory, and holds until the next savepoint.
 
     Raises:
         Interrupted: `stop` named an outcome; what was reached was saved.
@@ -172,9 +175,11 @@ def resume(
     model.set_weights(progress.weights)
     model.set_slots(progress.slots)
     rng = rng_from(progress.rng)
+    needed = plan.evaluates and np.may_share_memory(progress.weights, received)
+    room = progress.weights if overwrite and not needed else None
 
     def saved(epoch: int, step: int) -> None:
-        weights, slots = model.get_weights(), model.get_slots()
+        weights, slots = model.get_weights(room), model.get_slots()
         save(replace(progress, epoch=epoch, step=step, rng=rng_state(rng), weights=weights, slots=slots))
 
     taken = 0
@@ -189,7 +194,7 @@ def resume(
         taken += _take_step(model, plan, examples, rng, epoch, rows) is not None
     if not taken and (progress.epoch, progress.step) == (0, 0):
         raise InvalidExamples("none of the examples is left")
-    finished = Finished(model.delta(), model.get_weights(), taken)
+    finished = Finished(model.delta(), model.get_weights(room), taken)
     if not plan.evaluates:
         return finished
     try:
@@ -254,7 +259,7 @@ def _take_step(
     if not len(batch):
         return None
     if not isinstance(examples, Examples):
-        check_examples(batch, model.manifest)
+        check_features(batch.x, model.manifest)  # the step checks the labels
     loss = model.train_step(batch.x, batch.y, plan.learning_rate_in(epoch), plan.proximal_mu, seed)
     if not math.isfinite(loss):
         raise NonFiniteTraining(f"a loss of epoch {epoch + 1} is not finite")

@@ -16,12 +16,12 @@ from typing import Final
 
 from edge_runtime.agent.settings import Settings
 from edge_runtime.conditions.linux import LinuxSource
-from edge_runtime.device import Log, quiet
 from edge_runtime.identity import adopt_key
 from edge_runtime.journal import StateFolder, open_folder, open_journal, peek
 from edge_runtime.journal.sealing import AppKey
 from edge_runtime.protocol.errors import DeviceLeft, SchemaChanged, StateInUse
 from edge_runtime.runtime import Runtime
+from edge_runtime.surroundings import Log, quiet
 
 FOLDER: Final = "agent"
 SETTINGS: Final = "device.toml"

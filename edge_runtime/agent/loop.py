@@ -12,11 +12,11 @@ from typing import Final
 
 from edge_runtime.agent.home import alone, mark_left, opened
 from edge_runtime.agent.settings import Settings
-from edge_runtime.device import Log
 from edge_runtime.outcomes import Happened, SliceEnd
 from edge_runtime.protocol.errors import DeviceStorageFull, StateInUse
 from edge_runtime.protocol.reasons import Blocker, Outcome
 from edge_runtime.schedule import LOOK_AGAIN_S
+from edge_runtime.surroundings import Log
 
 PATIENCE_S: Final = 1.5
 """A slice that was asked to end gets so long before it is cut: a request to a silent server does not ask."""

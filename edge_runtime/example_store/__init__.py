@@ -13,10 +13,28 @@ time to live and a data key of its own. Examples are checked when they are added
 * Ageing: by a clock of the store's own, see `ageing`.
 """
 
-from edge_runtime.example_store.batches import StoredExamples
-from edge_runtime.example_store.collection import Added, Collection, Eligibility, Statistics
-from edge_runtime.example_store.opening import erase_store, open_store
-from edge_runtime.example_store.store import ExampleStore
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_runtime.example_store.batches import StoredExamples
+    from edge_runtime.example_store.collection import Added, Collection, Eligibility, Statistics
+    from edge_runtime.example_store.opening import erase_store, open_store
+    from edge_runtime.example_store.store import ExampleStore
+
+_HOMES = {
+    "Added": "collection",
+    "Collection": "collection",
+    "Eligibility": "collection",
+    "ExampleStore": "store",
+    "Statistics": "collection",
+    "StoredExamples": "batches",
+    "erase_store": "opening",
+    "open_store": "opening",
+}
+"""Loaded on first use: an app that declares a collection loads no SQLite yet."""
 
 __all__ = [
     "Added",
@@ -28,3 +46,9 @@ __all__ = [
     "erase_store",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,8 @@ from edge_runtime.example_store.collection import Collection, unpack
 from edge_runtime.examples import Examples
 
 Ids = npt.NDArray[np.int64]
-Read = Callable[[list[int]], Mapping[int, bytes]]
-"""Returns the stored bytes of those ids that are still there."""
+Read = Callable[[list[int]], Iterator[tuple[int, bytes]]]
+"""Yields those ids that are still there with their stored bytes, each once, one at a time."""
 
 
 class StoredExamples:
@@ -40,6 +40,8 @@ class StoredExamples:
         Raises:
             StateDamaged: The file can no longer be read.
         """
-        wanted = [int(row) for row in self._ids[indices]]
-        found = self._read(wanted)
-        return unpack([found[row] for row in wanted if row in found], self.collection)
+        wanted: list[int] = self._ids[indices].tolist()
+        found = dict(self._read(wanted))
+        rows = [found[row] for row in wanted if row in found]
+        del found
+        return unpack(rows, self.collection)

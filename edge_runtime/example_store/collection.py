@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from edge_runtime.examples import Examples, Features, Labels
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Schema
-from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.keys import digest
+from edge_runtime.protocol.names import is_name
+from edge_runtime.protocol.schema import Schema
 
 AROUND_BYTES: Final = 200
 """About what a seal, a stamp, a fingerprint and three indices add to an example on disk."""
@@ -120,12 +120,8 @@ def unpack(rows: list[bytes], collection: Collection) -> Examples:
 
 def _values(raw: npt.NDArray[np.uint8], schema: Schema) -> Features:
     """The values in the columns of a table of bytes, an example in a row."""
-    values = raw.copy().view(_stored(schema)).reshape(len(raw), *schema.shape)
-    return values.astype(schema.dtype, copy=False)
-
-
-def _stored(schema: Schema) -> np.dtype[np.generic]:
-    return np.dtype(schema.dtype).newbyteorder("<")
+    values = raw.view(np.dtype(schema.dtype).newbyteorder("<"))
+    return values.astype(schema.dtype).reshape(len(raw), *schema.shape)
 
 
 def _little(values: Features) -> Features:

@@ -20,7 +20,7 @@ class DataKey:
     """Seals the examples of one collection, each for its id, and knows one again without showing it."""
 
     def __init__(self, raw: bytes, place: bytes, *, secret: bool) -> None:
-        self._place = place
+        self._context_of_all = _EXAMPLE + place
         self._fingerprints = hmac.digest(raw, _FINGERPRINT, "sha256")
         self._seal: Seal = SecretSeal(hmac.digest(raw, _SEALING, "sha256")) if secret else OpenSeal()
 
@@ -41,7 +41,7 @@ class DataKey:
         return hmac.digest(self._fingerprints, plain, "sha256")
 
     def _context(self, row: int) -> bytes:
-        return _EXAMPLE + self._place + row.to_bytes(8, "little")
+        return self._context_of_all + row.to_bytes(8, "little")
 
 
 def place_of(name: str, schema_sha256: bytes) -> bytes:

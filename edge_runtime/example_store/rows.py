@@ -75,8 +75,8 @@ def span(
 
 def sealed_rows(connection: sqlite3.Connection, name: str, ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """The stored bytes of those ids that are there, one after another."""
-    yield from connection.execute(
-        "SELECT id, sealed FROM examples WHERE collection = ? AND id IN (SELECT value FROM json_each(?))",
+    return connection.execute(  # the plus keeps SQLite from a way round by the index, whose pages it would read too
+        "SELECT id, sealed FROM examples WHERE +collection = ? AND id IN (SELECT value FROM json_each(?))",
         (name, json.dumps(ids)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a disk, a quota or a limit without room says."""
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | memoryview) -> None:
     """Put a file in the place of the one of that name, if there is one: a reader sees the old or the new, whole.
 
     Raises:
@@ -34,6 +35,29 @@ def replace_file(path: Path, content: bytes) -> None:
                 unfinished.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def own_memory(size: int) -> memoryview:
+    """Memory that goes back to the system once it is let go: a hole in the heap would stay while a model trains.
+
+    Args:
+        size: In bytes, above 0.
+    """
+    return memoryview(mmap.mmap(-1, size))
+
+
+def read_file(path: Path) -> memoryview:
+    """All of a large file, in memory of its own.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        content, held = own_memory(max(1, size))[:size], 0
+        while held < size and (more := file.readinto(content[held:])):
+            held += more
+    return content[:held]
 
 
 def sync_folder(path: Path) -> None:
@@ -60,7 +84,7 @@ def naming_a_full_disk() -> Iterator[None]:
         raise
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | memoryview) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         rest = memoryview(content)

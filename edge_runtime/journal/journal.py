@@ -101,9 +101,9 @@ class Journal:
             DeviceStorageFull: There is no room; the savepoint before it still holds.
         """
         with self._turn:
-            weights, slots = (vector.astype(_FLOAT) for vector in (progress.weights, progress.slots))
+            weights, slots = (vector.astype(_FLOAT, copy=False) for vector in (progress.weights, progress.slots))
             self._able_to(Event.SAVED)
-            vectors = self._files.put(weights.tobytes() + slots.tobytes())
+            vectors = self._files.put(*(vector.view(np.uint8).data for vector in (weights, slots)))
             savepoint = Savepoint(
                 epoch=progress.epoch,
                 step=progress.step,
@@ -164,7 +164,7 @@ class Journal:
             personal = self._put_personal(trained) if trained else None
             files = [personal.vectors] if personal else []
             try:
-                stored, sha256 = self._files.put(report), digest(report).hex()
+                stored, sha256 = self._files.put(memoryview(report)), digest(report).hex()
                 files.append(stored)
                 self.update(lambda state: _sealed(state, stored, sha256, personal))
             finally:
@@ -183,7 +183,7 @@ class Journal:
             return np.frombuffer(raw, _FLOAT).astype(np.float32)
 
     def _put_personal(self, trained: Trained) -> Personal:
-        raw = trained.weights.astype(_FLOAT).tobytes()
+        raw = trained.weights.astype(_FLOAT, copy=False).view(np.uint8).data
         return Personal(
             bundle_sha256=trained.bundle_sha256, parameters=len(trained.weights), vectors=self._files.put(raw)
         )

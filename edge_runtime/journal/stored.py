@@ -23,13 +23,13 @@ class StoredFiles:
         self._folder = folder
         self._seal = seal
 
-    def put(self, plain: bytes) -> Stored:
-        """Seal bytes and keep them.
+    def put(self, *parts: memoryview) -> Stored:
+        """Seal bytes, one part after another, and keep them.
 
         Raises:
             DeviceStorageFull: There is no room.
         """
-        sealed = self._seal.close(plain, _CONTEXT)
+        sealed = self._seal.close_large(parts, _CONTEXT)
         stored = Stored(digest(sealed).hex(), len(sealed))
         replace_file(self._path(stored), sealed)
         return stored

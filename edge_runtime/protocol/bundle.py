@@ -24,6 +24,7 @@ from edge_runtime.protocol.keys import (
     sign_document,
     verify_document,
 )
+from edge_runtime.protocol.schema import Schema as Schema
 
 BUNDLE_LIMIT_BYTES: Final = 512 << 20
 SEED_LIMIT: Final = 1 << 22
@@ -64,28 +65,6 @@ class Tensor:
     def shared(self) -> bool:
         """Whether its change is reported."""
         return self.trainable and self.role is not Role.PERSONAL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schema:
-    """What examples look like: shape of one, dtype, and the closed range its values lie in."""
-
-    shape: tuple[int, ...]
-    """Without the batch; () for a number."""
-    dtype: str
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        wire.require(self.dtype in ("float32", "int32"), "values are float32 or int32")
-        wire.require(all(side > 0 for side in self.shape) and self.low < self.high, "a schema needs sides and a range")
-        whole = float(self.low).is_integer() and float(self.high).is_integer()
-        wire.require(self.dtype == "float32" or whole, "the range of int32 is from and to a whole number")
-
-    @property
-    def size(self) -> int:
-        """Values of one example."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +239,7 @@ def encode_bundle(manifest: Manifest, graph: bytes, key: SigningKey) -> bytes:
     return body + sign_document(key, Domain.BUNDLE, digest(body))
 
 
-def verify_bundle(raw: bytes, expected_sha256: str, tenant_key: PublicKey) -> Bundle:
+def verify_bundle(raw: bytes | memoryview, expected_sha256: str, tenant_key: PublicKey) -> Bundle:
     """Check digest and signature, and only then look inside.
 
     Raises:
@@ -275,7 +254,7 @@ def verify_bundle(raw: bytes, expected_sha256: str, tenant_key: PublicKey) -> Bu
     if not _HEADER.size + SIGNATURE_BYTES < len(raw) <= BUNDLE_LIMIT_BYTES:
         raise MalformedBundle(f"{len(raw)} bytes are too few or too many for a bundle")
     view = memoryview(raw)
-    verify_document(tenant_key, Domain.BUNDLE, digest(view[:-SIGNATURE_BYTES]), raw[-SIGNATURE_BYTES:])
+    verify_document(tenant_key, Domain.BUNDLE, digest(view[:-SIGNATURE_BYTES]), bytes(view[-SIGNATURE_BYTES:]))
     magic, version, zero, manifest_bytes, graph_bytes = _HEADER.unpack_from(raw)
     if magic != _MAGIC or zero:
         raise MalformedBundle("the bytes do not begin like a bundle")
@@ -285,10 +264,10 @@ def verify_bundle(raw: bytes, expected_sha256: str, tenant_key: PublicKey) -> Bu
         raise MalformedBundle("the bundle's length does not match its header")
     graph_begin = _HEADER.size + manifest_bytes
     try:
-        manifest = wire.decode(Manifest, raw[_HEADER.size : graph_begin])
+        manifest = wire.decode(Manifest, bytes(view[_HEADER.size : graph_begin]))
     except Malformed as problem:
         raise MalformedBundle(f"the manifest is wrong: {problem.detail}") from problem
-    graph = raw[graph_begin:-SIGNATURE_BYTES]
+    graph = bytes(view[graph_begin:-SIGNATURE_BYTES])
     if digest(graph).hex() != manifest.graph_sha256:
         raise DigestMismatch("the graph is not the one the manifest names")
     return Bundle(sha256=expected_sha256, manifest=manifest, graph=graph)

@@ -74,7 +74,7 @@ def encode_checkpoint(weights: Weights, bundle_sha256: str, model_version: int, 
 
 
 def verify_checkpoint(
-    raw: bytes, expected_sha256: str, key: PublicKey, *, bundle_sha256: str, parameters: int
+    raw: bytes | memoryview, expected_sha256: str, key: PublicKey, *, bundle_sha256: str, parameters: int
 ) -> Checkpoint:
     """Check digest, signature, length and bundle, and only then read the weights.
 
@@ -91,7 +91,7 @@ def verify_checkpoint(
         raise DigestMismatch(f"the checkpoint has the digest {found[:12]}… and not {expected_sha256[:12]}…")
     if len(raw) < _HEADER.size + SIGNATURE_BYTES:
         raise MalformedCheckpoint(f"{len(raw)} bytes are too few for a checkpoint")
-    verify_document(key, Domain.CHECKPOINT, digest(memoryview(raw)[:-SIGNATURE_BYTES]), raw[-SIGNATURE_BYTES:])
+    verify_document(key, Domain.CHECKPOINT, digest(memoryview(raw)[:-SIGNATURE_BYTES]), bytes(raw[-SIGNATURE_BYTES:]))
     magic, version, zero, of_bundle, model_version, count = _HEADER.unpack_from(raw)
     if magic != _MAGIC or zero:
         raise MalformedCheckpoint("the bytes do not begin like a checkpoint")
@@ -104,6 +104,6 @@ def verify_checkpoint(
     if of_bundle.hex() != bundle_sha256 or count != parameters:
         raise WrongCheckpoint("the checkpoint is for another bundle")
     weights = np.frombuffer(raw, dtype="<f4", count=count, offset=_HEADER.size).astype(np.float32)
-    if not np.isfinite(weights).all():
+    if not np.isfinite((weights.min(initial=0), weights.max(initial=0))).all():  # NaN if there is one anywhere
         raise InvalidWeights("a weight is not finite")
     return Checkpoint(sha256=expected_sha256, bundle_sha256=bundle_sha256, model_version=model_version, weights=weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +9,8 @@ from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES, is_id
+from edge_runtime.protocol.names import is_label as is_label
+from edge_runtime.protocol.names import is_name as is_name
 from edge_runtime.protocol.policy import Policy
 
 ENROL_PATH: Final = "/v1/device/enrol"
@@ -17,23 +18,11 @@ DEVICE_PATH: Final = "/v1/device"
 LONGEST_DELAY_S: Final = 30 * 86_400
 """A device that is told to come back later than this does not believe it."""
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
 
 class Evidence(StrEnum):
     """What shows that the device is a real one."""
 
     NONE = "none"
-
-
-def is_name(text: str) -> bool:
-    """Whether a text can name a tenant, population or task: 1 to 64 of a-z 0-9 . _ -, a letter or digit first."""
-    return _NAME.fullmatch(text) is not None
-
-
-def is_label(text: str) -> bool:
-    """Whether a text can describe an app or a platform: 1 to 128 printable characters."""
-    return 1 <= len(text) <= 128 and text.isprintable()
 
 
 def require_delay(seconds: float, name: str) -> None:

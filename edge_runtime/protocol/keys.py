@@ -10,11 +10,12 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING
 
 from edge_runtime.protocol.errors import Malformed, UntrustedDocument
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
@@ -48,6 +49,10 @@ class PublicKey:
         Raises:
             UntrustedDocument: It is not.
         """
+        # At first use: an app that names its trust roots has not verified anything yet.
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
         except (InvalidSignature, ValueError):
@@ -64,6 +69,8 @@ class SigningKey:
     def __post_init__(self) -> None:
         if len(self.raw) != PUBLIC_KEY_BYTES:
             raise Malformed(f"a signing key has {PUBLIC_KEY_BYTES} bytes, not {len(self.raw)}")
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         object.__setattr__(self, "_key", Ed25519PrivateKey.from_private_bytes(self.raw))
 
     @property

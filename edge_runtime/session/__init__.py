@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.enrolment import Problem
 from edge_runtime.protocol.errors import Malformed, Unavailable, refusal_named
 
 Result = TypeVar("Result")
@@ -34,7 +33,7 @@ class Sink(Protocol):
     def restart(self) -> None:
         """Forget everything: the answer comes from its beginning."""
 
-    def content(self) -> bytes:
+    def content(self) -> bytes | memoryview:
         """All it has."""
 
 
@@ -71,7 +70,7 @@ def ask(path: str, message: object, kind: type[Message], method: str = "POST") -
     return wire.decode(kind, accepted((yield Request(method, path, wire.encode(message)))))
 
 
-def fetch(path: str, limit_bytes: int, sink: Sink | None = None) -> Session[bytes]:
+def fetch(path: str, limit_bytes: int, sink: Sink | None = None) -> Session[bytes | memoryview]:
     """Fetch immutable bytes; with a sink, only what it lacks.
 
     Raises:
@@ -89,6 +88,8 @@ def accepted(response: Response) -> bytes:
     """
     if response.status in (200, 206):
         return response.body
+    from edge_runtime.protocol.enrolment import Problem  # with the first refusal: `Unreachable` alone is an app's name
+
     try:
         problem = wire.decode(Problem, response.body)
     except Malformed:

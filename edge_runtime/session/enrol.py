@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from edge_runtime.installation import Installation as Installation
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled, Evidence, Left
 from edge_runtime.protocol.keys import PublicKey
 from edge_runtime.session import Request, Session, accepted, ask
-
-
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """What an app says of itself when it enrols."""
-
-    tenant: str
-    population: str
-    app: str
-    app_version: str
-    platform: str
 
 
 def enrol(installation: Installation, key: PublicKey) -> Session[Enrolled]:

@@ -82,6 +82,7 @@ def one_slice(settings: Path) -> dict[str, Any]:
 def idle(settings: Path) -> dict[str, Any]:
     import edge_runtime
     import edge_runtime.driver
+    import edge_runtime.work  # what an open runtime has loaded is its imports, whenever it loaded it
 
     for name in edge_runtime.__all__:
         getattr(edge_runtime, name)

@@ -18,7 +18,7 @@ from edge_runtime.device import Transport
 from edge_runtime.interpreters import Array
 from edge_runtime.model import Model
 from edge_runtime.protocol.bundle import Bundle
-from edge_runtime.runtime import Surroundings
+from edge_runtime.surroundings import Surroundings
 from edge_runtime.testing import ROOTS, FakeCoordinator, Linear
 from tests.edge_runtime.store.kills import MEMORY
 

@@ -39,7 +39,7 @@ from edge_runtime.protocol.bundle import encode_bundle
 from edge_runtime.protocol.checkpoint import Weights, encode_checkpoint
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan, sign_plan
-from edge_runtime.runtime import Surroundings
+from edge_runtime.surroundings import Surroundings
 from edge_runtime.testing import GRAPH, LinearEngine, linear_manifest
 from edge_runtime.training import Batches, Finished, resume
 from tests.edge_runtime.runtime.bench import pairs

@@ -252,7 +252,7 @@ def test_a_full_database_refuses_and_keeps_what_it_had(store: ExampleStore, fold
 
 def everything_held(store: ExampleStore) -> Examples:
     """Without a snapshot, which needs room."""
-    found = store._read("pairs", list(range(1, 1000)))
+    found = dict(store._read("pairs", list(range(1, 1000))))
     rows = [np.frombuffer(plain, "<f4") for _row, plain in sorted(found.items())]
     x = np.array([row[:WIDTH] for row in rows])
     return Examples(x, np.array([row[WIDTH:].view(np.int32)[0] for row in rows]))
