@@ -35,6 +35,23 @@ def runtime_here(exported: Exported) -> str:
     return open_interpreter(bundle.graph, _here()).runtime
 
 
+def delegated_nodes(exported: Exported, forget_to_allocate: bool = False) -> int:
+    """How many nodes of the first subgraph XNNPACK has taken over, after a call; as each package's own list says."""
+    bundle = verify_bundle(exported.bundle, exported.bundle_sha256, TENANT_KEY.public)
+    if forget_to_allocate:
+        from tflite_runtime.interpreter import Interpreter
+
+        kept, Interpreter.allocate_tensors = Interpreter.allocate_tensors, lambda _self: None
+    try:
+        interpreter = open_interpreter(bundle.graph, _here())
+    finally:
+        if forget_to_allocate:
+            Interpreter.allocate_tensors = kept
+    interpreter.call("get_weights", {})
+    operators = interpreter._interpreter._get_ops_details()  # type: ignore[attr-defined]
+    return sum(operator["op_name"] == "DELEGATE" for operator in operators)
+
+
 def load(graph: bytes) -> None:
     """Open a graph that nobody verified."""
     open_interpreter(graph, _here())

@@ -29,6 +29,19 @@ def test_an_interpreter_names_its_runtime(
     assert found.startswith(package)
 
 
+@pytest.mark.parametrize("runtime", ["litert", "tflite"])
+def test_xnnpack_is_applied(workers: Workers, exported: Callable[[str], Exported], runtime: str) -> None:
+    assert workers[runtime].run("tests.edge_runtime.tasks:delegated_nodes", exported("mlp")) > 0
+
+
+def test_without_the_first_allocation_tflite_would_run_without_xnnpack(
+    workers: Workers, exported: Callable[[str], Exported]
+) -> None:
+    """The mutant that the test before must fail: it finds no delegated node."""
+    found = workers["tflite"].run("tests.edge_runtime.tasks:delegated_nodes", exported("mlp"), True)
+    assert found == 0
+
+
 @pytest.mark.parametrize("wanted", [None, "litert", "tflite"])
 def test_a_missing_interpreter_says_what_to_install(monkeypatch: pytest.MonkeyPatch, wanted: str | None) -> None:
     monkeypatch.setattr(interpreters, "PACKAGES", {"litert": "not-installed-1", "tflite": "not-installed-2"})
