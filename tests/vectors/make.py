@@ -41,6 +41,7 @@ from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
 from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt, ReportComplete, ReportHeld
 from edge_runtime.protocol.signing import sign_request
+from tests.vectors import secure_sum
 
 FOLDER: Final = Path(__file__).parent / "v1"
 FOLDER_3: Final = Path(__file__).parent / "v3"
@@ -594,6 +595,7 @@ def vectors() -> Iterator[tuple[str, Any]]:
             for code, refusal in sorted(errors.REFUSALS.items())
         },
     )
+    yield "secure-sum.json", secure_sum.vectors()
     yield "domains.json", {domain.name: domain.value for domain in Domain}
     yield "settings.json", settings_vector()
     yield "blob-keys.json", blob_key_vectors()
