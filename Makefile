@@ -33,6 +33,8 @@ nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, ki
 	@$(BIN)/python -m tests.model_export.nightly_rules
 	@$(BIN)/python -m tests.edge_runtime.store.kills --count 200
 	@$(BIN)/python -m tests.edge_runtime.runtime.kills --count 200
+	@command -v node >/dev/null || { echo "nightly: node was not found, and the port in JavaScript needs it; install Node.js 20 or newer" >&2; exit 1; }
+	@$(BIN)/python -m tests.vectors.conformance -- node tests/vectors/ports/port.mjs
 
 loadtest: $(STAMP) ## a 20 s locust swarm against a coordinator it starts; writes build/loadtest/verdict.json
 	@$(BIN)/edgewise-loadtest run $(ARGS)

@@ -54,6 +54,14 @@ def test_every_frozen_vector_of_a_device_is_asked_about() -> None:
             assert any(one["what"] in asked_name for asked_name in names), (name, one["what"])
 
 
+def test_the_port_in_javascript_knows_every_message_that_is_asked_about() -> None:
+    """It runs every night; without Node.js, this alone tells by day that a new message passed it by."""
+    port = (Path(__file__).parent / "ports" / "port.mjs").read_text()
+    asked = {question.input["message"] for question in questions() if question.vector == "message.rewrite"}
+    assert {message for message in asked if f"\n  {message}: '" not in port} == set()
+    assert {vector for vector in ANSWERS if f"\n  '{vector}': " not in port} == set()
+
+
 def test_every_vector_is_explained() -> None:
     lines = (Path(__file__).parents[2] / "docs/protocol/conformance.md").read_text().splitlines()
     begin = next(index for index, line in enumerate(lines) if line.startswith("| vector |"))

@@ -112,6 +112,8 @@ const KINDS = {
   CheckInAnswer: 'version:int assignment:?Assignment retry:?RetryWindow policy@2:?Policy',
   Assignment: 'participation:str round:int plan:bytes plan_signature:bytes checkpoint_sha256:str deadline_s:float',
   RetryWindow: 'reason:str after_s:float spread_s:float',
+  ReportHeld: 'version:int held_bytes:int',
+  ReportComplete: 'version:int report_sha256:str',
   Receipt: 'version:int participation:str report_sha256:str retry_after_s:float',
   OutcomeNote: 'version:int reason:str costs@2:?Costs',
   Costs: 'seconds:int bytes:int battery_percent:int',
