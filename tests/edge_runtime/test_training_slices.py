@@ -236,3 +236,26 @@ def test_a_batch_is_all_that_is_in_memory() -> None:
 
     Slices(replace(DECAYED, version=2, evaluates=True), local=Watched(set())).run(lambda _step: False)
     assert max(taken) == BATCH
+
+
+def test_vectors_are_written_over_only_where_that_is_allowed_and_the_result_is_the_same() -> None:
+    whole = resume(
+        linear(**HEAVY)[0], LINEAR_WEIGHTS, DECAYED, targets(COUNT), Slices().start(), save=lambda _one: None
+    )
+    given, start = LINEAR_WEIGHTS.copy(), Slices().start()
+    mine = replace(start, weights=given)
+    kept = resume(linear(**HEAVY)[0], given, DECAYED, targets(COUNT), mine, save=lambda _one: None)
+    assert np.array_equal(given, LINEAR_WEIGHTS)
+    over = resume(linear(**HEAVY)[0], given, DECAYED, targets(COUNT), mine, save=lambda _one: None, overwrite=True)
+    assert np.shares_memory(over.weights, given)
+    assert whole.weights.tobytes() == kept.weights.tobytes() == over.weights.tobytes()
+    assert whole.delta.tobytes() == kept.delta.tobytes() == over.delta.tobytes()
+
+
+def test_received_weights_that_are_evaluated_at_the_end_are_never_written_over() -> None:
+    plan, given = replace(DECAYED, evaluates=True), LINEAR_WEIGHTS.copy()
+    mine = replace(Slices().start(), weights=given)
+    usual = resume(linear(**HEAVY)[0], LINEAR_WEIGHTS, plan, targets(COUNT), Slices().start(), save=lambda _one: None)
+    over = resume(linear(**HEAVY)[0], given, plan, targets(COUNT), mine, save=lambda _one: None, overwrite=True)
+    assert np.array_equal(given, LINEAR_WEIGHTS)
+    assert (over.before, over.after) == (usual.before, usual.after)

@@ -294,3 +294,19 @@ def test_a_damaged_report_is_not_sent_and_not_trained_again(
     assert journal.state.participation is not None
     journal.update(lambda state: now_is.expired(state, NOW_S + 600))
     assert not list(folder.path.glob("stored-*"))
+
+
+@pytest.mark.parametrize("key", [None, lambda: bytes(32)])
+@pytest.mark.parametrize("parts", [(b"",), (b"ab", b""), (b"abc" * 7, b"d" * 100_003)])
+def test_what_is_sealed_in_parts_is_opened_as_one_and_every_changed_byte_is_found(
+    key: AppKey | None, parts: tuple[bytes, ...]
+) -> None:
+    seal = seal_of(key, b"test")
+    sealed = bytes(seal.close_large([memoryview(part) for part in parts], b"context"))
+    assert len(sealed) == seal.overhead_bytes + sum(map(len, parts))
+    assert seal.open(sealed, b"context") == b"".join(parts)
+    for wrong in (0, len(sealed) // 2, len(sealed) - 1):
+        with pytest.raises(SealBroken):
+            seal.open(sealed[:wrong] + bytes([sealed[wrong] ^ 1]) + sealed[wrong + 1 :], b"context")
+    with pytest.raises(SealBroken):
+        seal.open(sealed, b"another")
