@@ -7,9 +7,11 @@ comes with systemd; where it, or the service, is missing, those answers are unkn
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess  # nosec B404
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ _ONLINE: Final[dict[object, bool]] = {1: False, 2: False, 3: False, 4: True}
 """NMConnectivityState: none, a portal that wants a login, limited, full; 0 is unknown."""
 
 _BUS_WAIT_S: Final = 0.2
+_BUS_KEPT_S: Final = 0.75
+"""A look each half second starts `busctl` for every other look: a lost condition is seen 1.6 s later at the most."""
 _ROUTE_UP: Final = 0x1
 _ROUTE_REJECT: Final = 0x200
 """Of the route through "lo" that the kernel keeps when there is no other."""
@@ -102,6 +106,7 @@ class LinuxSource:
         bus: Bus = system_bus,
         free: Callable[[Path], int] = free_bytes,
         busy_share: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read nothing yet.
 
@@ -110,11 +115,14 @@ class LinuxSource:
             root: Where `sys` and `proc` are.
             free: Bytes that may be written to a folder.
             busy_share: The machine is in use when other programs take this share of all its processors, 0 to 1.
+            clock: Seconds that never run back; answers of the bus are kept for 0.75 of them.
         """
         self._storage, self._free = storage, free
         self._sys, self._proc = root / "sys", root / "proc"
         self._bus, self._busy_share = bus, busy_share
         self._before: _Work | None = None
+        self._clock = clock
+        self._told: dict[str, tuple[float, tuple[object, ...] | None]] = {}
 
     def read(self) -> Conditions:
         """Look now. What needs time to tell, the use of processors, is told of the time since the last look."""
@@ -133,16 +141,25 @@ class LinuxSource:
 
     def _network(self) -> tuple[bool | None, bool | None]:
         """Online and metered, as NetworkManager says; without it, only whether there is a route."""
-        metered, connected = self._bus(*NETWORK, ("Metered", "Connectivity")) or (None, None)
+        metered, connected = self._asked(NETWORK, ("Metered", "Connectivity")) or (None, None)
         online = _ONLINE.get(connected) if isinstance(connected, int) else None
         if online is None:
             online = self._has_route()
         known = _METERED.get(metered) if isinstance(metered, int) else None
         return online, False if online is False else known
 
+    def _asked(self, whom: tuple[str, str, str], properties: tuple[str, ...]) -> tuple[object, ...] | None:
+        """What a service says, or said a moment ago."""
+        at_s, values = self._told.get(whom[0], (-math.inf, None))
+        now_s = self._clock()
+        if not 0 <= now_s - at_s < _BUS_KEPT_S:
+            values = self._bus(*whom, properties)
+            self._told[whom[0]] = (now_s, values)
+        return values
+
     def _in_use(self) -> bool | None:
         """Somebody is at a session, or other programs need the processors."""
-        (hint,) = self._bus(*LOGIN, ("IdleHint",)) or (None,)
+        (hint,) = self._asked(LOGIN, ("IdleHint",)) or (None,)
         busy = self._busy()
         if hint is False or (busy is not None and busy >= self._busy_share):
             return True

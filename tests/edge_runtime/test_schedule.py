@@ -91,7 +91,7 @@ REASONS: Final[dict[Blocker, tuple[Conditions, Policy, Usage]]] = {
     Blocker.NETWORK_LOST: (replace(IDEAL, online=False), DEFAULT_POLICY, OLD),
     Blocker.QUIET_HOURS: (IDEAL, Policy(quiet_hours=(12,)), OLD),
     Blocker.DAILY_SECONDS_SPENT: (IDEAL, DEFAULT_POLICY, spend(OLD, NOON, UTC, seconds=1800)),
-    Blocker.DAILY_BYTES_SPENT: (IDEAL, DEFAULT_POLICY, spend(OLD, NOON, UTC, transferred_bytes=50_000_000)),
+    Blocker.DAILY_BYTES_SPENT: (IDEAL, DEFAULT_POLICY, spend(OLD, NOON, UTC, transferred_bytes=200_000_000)),
     Blocker.DAILY_BATTERY_SPENT: (IDEAL, DEFAULT_POLICY, spend(OLD, NOON, UTC, battery_share=0.05)),
     Blocker.JUST_INSTALLED: (IDEAL, DEFAULT_POLICY, Usage(installed_at=NOON.timestamp() - 299)),
     Blocker.TOO_SOON: (IDEAL, DEFAULT_POLICY, visited(OLD, NOON - timedelta(seconds=59), wait_s=0)),

@@ -113,7 +113,7 @@ def test_the_codes_of_blockers_and_the_bytes_of_the_policy_are_frozen() -> None:
         "system-stopped",
     ]
     assert wire.encode(Policy(quiet_hours=(7, 8), max_participations=3)) == (
-        b'{"battery_floor":0.3,"daily_battery_share":0.05,"daily_bytes":50000000,"daily_seconds":1800.0,'
+        b'{"battery_floor":0.3,"daily_battery_share":0.05,"daily_bytes":200000000,"daily_seconds":1800.0,'
         b'"first_run_delay_s":300.0,"max_interval_s":518400.0,"max_participations":3,"min_free_storage_bytes":50000000,'
         b'"min_interval_s":60.0,"min_separation_s":0.0,"needs_charging":false,"needs_idle":true,"needs_unmetered":true,'
         b'"quiet_hours":[7,8],"slice_s":585.0,"stop_at":"moderate","stops_in_power_saver":true,"version":1}'

@@ -62,9 +62,11 @@ class LinuxWorld:
         self.login: dict[str, object] = {"IdleHint": True}
         self.bus = FakeBus({NETWORK: self.network, LOGIN: self.login})
         self.free: int | None = 0
-        self.source = LinuxSource(folder, root=self.root, bus=self.bus, free=self._free)
+        self.now_s = 0.0
+        self.source = LinuxSource(folder, root=self.root, bus=self.bus, free=self._free, clock=lambda: self.now_s)
 
     def become(self, situation: Conditions) -> None:
+        self.now_s += 1.0
         charging, level = situation.charging, round(100 * (situation.battery_level or 0.0))
         status = ("Full" if level == 100 else "Charging") if charging else "Discharging"
         write(self.root, "sys/class/power_supply/BAT0/status", status)
@@ -78,6 +80,7 @@ class LinuxWorld:
         self.free = situation.free_storage_bytes
 
     def breaks(self) -> None:
+        self.now_s += 1.0
         shutil.rmtree(self.root)
         self.bus.services.clear()
         self.free = None

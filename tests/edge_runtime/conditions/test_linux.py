@@ -238,11 +238,22 @@ def test_without_network_manager_a_default_route_is_online(
     assert read(root).online is online, what
 
 
-def test_reading_twice_asks_each_service_twice(tmp_path: Path) -> None:
+def test_the_bus_is_asked_at_every_other_look_of_a_watch(tmp_path: Path) -> None:
     world = LinuxWorld(tmp_path)
-    world.source.read()
-    world.source.read()
-    assert world.bus.asked == [NETWORK[0], LOGIN[0]] * 2
+    for _look in range(8):
+        world.source.read()
+        world.now_s += 0.5
+    assert world.bus.asked == [NETWORK[0], LOGIN[0]] * 4
+
+
+def test_what_the_bus_says_is_seen_within_a_second(tmp_path: Path) -> None:
+    world = LinuxWorld(tmp_path)
+    assert world.source.read().in_use is False
+    world.login["IdleHint"] = False
+    world.now_s += 0.5
+    assert world.source.read().in_use is False
+    world.now_s += 0.5
+    assert world.source.read().in_use is True
 
 
 FILES = {
