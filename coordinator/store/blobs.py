@@ -1,4 +1,4 @@
-"""Blobs in a folder, addressed `{tenant}/{kind}/{sha256}`: written once, durable before anyone is told of them."""
+"""Blobs, addressed `{tenant}/{kind}/{sha256}`: durable before anyone is told of them; the seam, and a folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, StorageFull
 from edge_runtime.protocol.keys import digest, is_id
 
-_PARTS = "report-parts"
+PARTS = "report-parts"
+STEP_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -24,6 +29,58 @@ class BlobKind(StrEnum):
     REPORT = "reports"
     PARTIAL_SUM = "partial-sums"
     OPTIMISER_STATE = "optimiser-states"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob that is there, or what there is of a report that comes in parts."""
+
+    tenant: str
+    kind: BlobKind | None
+    """None for parts."""
+    name: str
+    """The SHA-256, or the participation."""
+    modified_at: datetime
+
+
+class Blobs(Protocol):
+    """Where blobs are. `FolderBlobs` and `s3.S3Blobs` pass one suite, and say here what it holds them to."""
+
+    def check(self) -> None:
+        """Return if blobs can be written; raise `OSError`, `StorageFull` or `Unavailable` if not."""
+
+    def put(self, tenant: str, kind: BlobKind, raw: bytes, *, verified_sha256: str | None = None) -> str:
+        """Write a blob durably and return its SHA-256; writing it again repairs it at most."""
+
+    def get(self, tenant: str, kind: BlobKind, sha256: str) -> bytes:
+        """Read a blob and check it; raise `NotFound`, `DigestMismatch` or `Unavailable`."""
+
+    def size(self, tenant: str, kind: BlobKind, sha256: str) -> int:
+        """How many bytes a blob has; raise `NotFound` if it is not there."""
+
+    def stream(self, tenant: str, kind: BlobKind, sha256: str, start: int, end: int) -> Iterator[bytes]:
+        """Read bytes `start` to `end` (exclusive) in steps, unchecked: whoever downloads checks the whole."""
+
+    def file_of(self, tenant: str, kind: BlobKind, sha256: str) -> Path | None:
+        """The file of a blob, where blobs are files."""
+
+    def delete(self, tenant: str, kind: BlobKind, sha256: str) -> None:
+        """Delete a blob; deleting it again changes nothing."""
+
+    def stored(self) -> Iterator[Stored]:
+        """Everything that is there, in no order; what comes or goes meanwhile may be missed."""
+
+    def held_part(self, tenant: str, participation: str) -> int:
+        """How many bytes there are, without a gap, of a report that comes in parts."""
+
+    def put_part(self, tenant: str, participation: str, offset: int, raw: bytes, most_bytes: int) -> int:
+        """Keep a part that begins within or at the end of what is held, and return how much is held then."""
+
+    def take_parts(self, tenant: str, participation: str) -> bytes:
+        """Return what is held of a report that came in parts."""
+
+    def drop_parts(self, tenant: str, participation: str) -> None:
+        """Forget the parts of a report; again changes nothing."""
 
 
 class FolderBlobs:
@@ -91,6 +148,43 @@ class FolderBlobs:
             raise DigestMismatch(f"the blob {sha256[:12]}… among {kind} was damaged on disk")
         return raw
 
+    def size(self, tenant: str, kind: BlobKind, sha256: str) -> int:
+        """How many bytes a blob has.
+
+        Raises:
+            NotFound: There is none.
+        """
+        try:
+            return self.path(tenant, kind, sha256).stat().st_size
+        except FileNotFoundError:
+            raise NotFound(f"there is no blob {sha256[:12]}… among {kind}") from None
+
+    def stream(self, tenant: str, kind: BlobKind, sha256: str, start: int, end: int) -> Iterator[bytes]:
+        """Read bytes `start` to `end` (exclusive) in steps.
+
+        Raises:
+            NotFound: There is no such blob.
+        """
+        self.size(tenant, kind, sha256)
+        with self.path(tenant, kind, sha256).open("rb") as file:
+            file.seek(start)
+            while start < end and (step := file.read(min(STEP_BYTES, end - start))):
+                start += len(step)
+                yield step
+
+    def file_of(self, tenant: str, kind: BlobKind, sha256: str) -> Path | None:
+        return self.path(tenant, kind, sha256)
+
+    def stored(self) -> Iterator[Stored]:
+        """Everything that is there; not what a crash left of a write."""
+        for path in self._folder.glob("*/*/[!.]*"):
+            tenant, place = path.relative_to(self._folder).parts[:2]
+            try:
+                modified_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            except FileNotFoundError:
+                continue
+            yield Stored(tenant, None if place == PARTS else BlobKind(place), path.name, modified_at)
+
     def held_part(self, tenant: str, participation: str) -> int:
         """How many bytes there are of a report that comes in parts."""
         path = self._part_path(tenant, participation)
@@ -134,13 +228,11 @@ class FolderBlobs:
 
     def drop_all_parts(self) -> None:
         """Forget every part, at a start: whose report it was sends it again."""
-        for path in self._folder.glob(f"*/{_PARTS}/*"):
+        for path in self._folder.glob(f"*/{PARTS}/*"):
             path.unlink(missing_ok=True)
 
     def _part_path(self, tenant: str, participation: str) -> Path:
-        if not is_name(tenant) or not is_id(participation):
-            raise NotFound("a part is of a participation")
-        return self._folder / tenant / _PARTS / participation
+        return self._folder / parts_key(tenant, participation)
 
     def delete(self, tenant: str, kind: BlobKind, sha256: str) -> None:
         """Delete a blob; deleting it again changes nothing."""
@@ -158,9 +250,29 @@ class FolderBlobs:
         Raises:
             NotFound: The address could not be anyone's.
         """
-        if not is_name(tenant) or _SHA256.fullmatch(sha256) is None:
-            raise NotFound("a blob is addressed by a SHA-256 of 64 hex digits")
-        return self._folder / tenant / kind.value / sha256
+        return self._folder / key_of(tenant, kind, sha256)
+
+
+def key_of(tenant: str, kind: BlobKind, sha256: str) -> str:
+    """The address of a blob.
+
+    Raises:
+        NotFound: It could not be anyone's.
+    """
+    if not is_name(tenant) or _SHA256.fullmatch(sha256) is None:
+        raise NotFound("a blob is addressed by a SHA-256 of 64 hex digits")
+    return f"{tenant}/{kind.value}/{sha256}"
+
+
+def parts_key(tenant: str, participation: str) -> str:
+    """The address of the parts of a report.
+
+    Raises:
+        NotFound: It could not be anyone's.
+    """
+    if not is_name(tenant) or not is_id(participation):
+        raise NotFound("a part is of a participation")
+    return f"{tenant}/{PARTS}/{participation}"
 
 
 def _write_durably(path: Path, raw: bytes) -> None:
