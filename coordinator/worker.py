@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
-from coordinator.services import devices, measuring, rounds, sums, updates
+from coordinator.services import devices, idempotency, measuring, rounds, sums, updates
 from coordinator.store.blobs import BlobKind, FolderBlobs
 from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import Database, database_now
@@ -350,6 +350,8 @@ class Worker:
         if self._swept_at is None or now - self._swept_at >= timedelta(seconds=NONCE_SWEEP_S):
             forgotten = now - timedelta(seconds=NONCE_LIFETIME_S)
             self._database.transact(lambda session: devices.forget_nonces(session, forgotten))
+            answers = now - timedelta(seconds=idempotency.KEPT_S)
+            self._database.transact(lambda session: idempotency.forget(session, answers))
             self._claims.sweep()
             self._collect_garbage()
             self._swept_at = now

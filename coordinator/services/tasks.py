@@ -7,18 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
-from coordinator.core.task_settings import TaskSettings
-from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
+from coordinator.core.task_settings import TaskSettings, read_settings
+from coordinator.core.tasks import TASK_STEPS, Stop, TaskEvent, TaskState
 from coordinator.services.rounds import end_task, stop_selecting
-from coordinator.store.tables import BundleRow, CheckpointRow, Participation, Population, Report, Round, Task, Tenant
+from coordinator.store.tables import (
+    BundleRow,
+    CheckpointRow,
+    Cohort,
+    Population,
+    Task,
+    Tenant,
+)
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NotFound
 from edge_runtime.protocol.keys import PublicKey
-from edge_runtime.protocol.plan import Plan, verify_plan
+from edge_runtime.protocol.plan import Kind, Plan, verify_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +45,8 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
 
     Raises:
         UntrustedDocument, InvalidPlan, Malformed: The plan is not the tenant's, or not a plan.
-        NotFound: Its population or checkpoint does not exist.
-        Conflict: A task of this name exists with other content, or the population works for another task.
+        NotFound: Its population or checkpoint does not exist, or something that its settings name.
+        Conflict: A task of this name exists with other content.
     """
     if not is_name(order.name):
         raise Malformed(f"{order.name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
@@ -51,7 +58,7 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
         if not _is_order_of(existing, order):
             raise Conflict(f"a task {order.name!r} exists with other content")
         return existing
-    _check_settings(order.settings, plan)
+    check_settings(session, order.settings, plan)
     if session.get(Population, (tenant.name, plan.population)) is None:
         raise NotFound(f"there is no population {plan.population!r}")
     checkpoint = session.get(CheckpointRow, (tenant.name, order.checkpoint_sha256))
@@ -63,9 +70,41 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     return task
 
 
-def _check_settings(settings: TaskSettings, plan: Plan) -> None:
+def check_settings(session: Session, settings: TaskSettings, plan: Plan) -> None:
+    """Return if rounds of this plan can be run so.
+
+    Raises:
+        Malformed: They cannot.
+        NotFound: The settings name a cohort or a task that does not exist.
+    """
+    if settings.kind is not plan.kind:
+        raise Malformed(f"the settings are of kind {settings.kind}, and the plan of kind {plan.kind}")
     if settings.pool_size < plan.min_reports:
         raise Malformed(f"a pool of {settings.pool_size} devices never gives the plan's {plan.min_reports} reports")
+    if settings.cohort is not None and session.get(Cohort, (plan.tenant, plan.population, settings.cohort)) is None:
+        raise NotFound(f"the population {plan.population!r} has no cohort {settings.cohort!r}")
+    if settings.evaluates is not None:
+        _check_evaluated(_existing(session, plan.tenant, settings.evaluates), plan)
+    if settings.stop.metric is not None:
+        target = _existing(session, plan.tenant, settings.stop.metric.task)
+        if read_settings(target.settings).kind is not Kind.EVALUATE:
+            raise Malformed(f"the task {target.name!r} of the metric target does not evaluate")
+        if settings.stop.metric.metric not in [metric.name for metric in wire.decode(Plan, target.plan).metrics]:
+            raise Malformed(f"the task {target.name!r} does not measure {settings.stop.metric.metric!r}")
+
+
+def _check_evaluated(evaluated: Task, plan: Plan) -> None:
+    if read_settings(evaluated.settings).kind is not Kind.TRAIN:
+        raise Malformed(f"the task {evaluated.name!r} trains nothing that could be evaluated")
+    if evaluated.bundle_sha256 != plan.bundle_sha256:
+        raise Malformed(f"the task {evaluated.name!r} has another bundle than the plan")
+
+
+def _existing(session: Session, tenant: str, name: str) -> Task:
+    task = session.exec(select(Task).where(Task.tenant == tenant, Task.name == name)).first()
+    if task is None:
+        raise NotFound(f"there is no task {name!r}")
+    return task
 
 
 def _check_bundle(session: Session, plan: Plan) -> None:
@@ -73,20 +112,6 @@ def _check_bundle(session: Session, plan: Plan) -> None:
     largest = wire.decode(Manifest, bundle.manifest).batch_size
     if plan.batch_size > largest:
         raise InvalidPlan(f"the plan's batches of {plan.batch_size} do not fit a graph for {largest}")
-
-
-def _check_alone(session: Session, task: Task) -> None:
-    """A population works for one task at a time: two would take each other's devices."""
-    other = session.exec(
-        select(Task.name).where(
-            Task.tenant == task.tenant,
-            Task.population == task.population,
-            col(Task.state).in_(RUNNING),
-            Task.id != task.id,
-        )
-    ).first()
-    if other is not None:
-        raise Conflict(f"the population {task.population!r} works for the task {other!r}; wait for it, or cancel it")
 
 
 def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:
@@ -157,12 +182,10 @@ def start_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Ta
 
     Raises:
         NotFound: The tenant has no task of this name.
-        Conflict: It is not approved, or its population works for another task.
+        Conflict: It is not approved.
     """
     task = task_named(session, tenant, name)
     if _moves(task, TaskEvent.STARTED, TaskState.ACTIVE):
-        session.flush()
-        _check_alone(session, task)
         task.started_at = now
         session.add(task)
     return task
@@ -226,55 +249,3 @@ def _moves(task: Task, event: TaskEvent, to: TaskState) -> bool:
         raise Conflict(f"a task that is {task.state} cannot be {event}")
     task.state = follows
     return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundView:
-    """A round with what became of its participants."""
-
-    number: int
-    phase: str
-    abandonment: str | None
-    checkpoint_sha256: str
-    result_sha256: str | None
-    chosen: int
-    reports: int
-    report_body_bytes: int
-    outcomes: dict[str, int]
-    opened_at: datetime
-    closed_at: datetime | None
-
-
-def rounds_of(session: Session, task: Task, after: int = 0, most: int = 500) -> list[RoundView]:
-    """The task's rounds with a number above `after`, oldest first, so many at most."""
-    views = []
-    for round_ in session.exec(
-        select(Round).where(Round.task_id == task.id, Round.number > after).order_by(col(Round.number)).limit(most)
-    ).all():
-        standings = session.exec(
-            select(Participation.outcome, func.count())
-            .where(Participation.round_id == round_.id)
-            .group_by(col(Participation.outcome))
-        ).all()
-        reports, body_bytes = session.exec(
-            select(func.count(), func.coalesce(func.sum(Report.body_bytes), 0))
-            .select_from(Report)
-            .join(Participation, col(Participation.id) == col(Report.participation_id))
-            .where(Participation.round_id == round_.id)
-        ).one()
-        views.append(
-            RoundView(
-                number=round_.number,
-                phase=round_.phase,
-                abandonment=round_.abandonment,
-                checkpoint_sha256=round_.checkpoint_sha256,
-                result_sha256=round_.result_sha256,
-                chosen=sum(count for _outcome, count in standings),
-                reports=reports,
-                report_body_bytes=body_bytes,
-                outcomes={outcome: count for outcome, count in standings if outcome is not None},
-                opened_at=round_.opened_at,
-                closed_at=round_.closed_at,
-            )
-        )
-    return views

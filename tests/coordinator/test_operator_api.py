@@ -191,7 +191,7 @@ def test_what_was_brought_may_be_brought_again(home: Home) -> None:
         "bundle_sha256": BUNDLE_SHA256,
         "model_version": 0,
         "weights_sha256": digest(FIRST_WEIGHTS.tobytes()).hex(),
-            "created_at": "2026-01-05T12:00:00Z",
+        "created_at": "2026-01-05T12:00:00Z",
     }
 
 
@@ -287,7 +287,7 @@ def signed_plan(key: SigningKey = TENANT_KEY, **changes: object) -> dict[str, st
         ({"learning_rate": 0.0}, "invalid-plan"),
         ({"clipping_norm": 0.0}, "invalid-plan"),
         ({"lane_bits": 16}, "invalid-plan"),
-        ({"version": 3}, "unsupported-version"),
+        ({"version": 4}, "unsupported-version"),
         ({"epochs": "1"}, "malformed"),
         ({"more": 1}, "malformed"),
         ({"tenant": "globex"}, "conflict"),
@@ -453,14 +453,13 @@ def test_health_is_answered_without_a_token(home: Home) -> None:
     assert home.request("GET", "/healthz").json() == {"status": "ok"}
 
 
-def test_a_population_works_for_one_task_at_a_time(home: Home) -> None:
+def test_a_population_may_work_for_several_tasks(home: Home) -> None:
     home.start_task()
     second = home.order(checkpoint_sha256=home.publish(), name="other")
-    home.operator("POST", "/tasks", json=second).raise_for_status()
-    home.operator("POST", "/tasks/other/approve").raise_for_status()
-    assert refusal(home.operator("POST", "/tasks/other/start")) == "conflict"
-    home.operator("POST", "/tasks/words/cancel").raise_for_status()
-    assert home.operator("POST", "/tasks/other/start").json()["state"] == "active"
+    assert home.start_order(second)["state"] == "active"
+    home.look()
+    assert home.operator("GET", "/tasks/other/rounds").json()[0]["phase"] == "selecting"
+    assert home.rounds()[0]["phase"] == "selecting"
 
 
 def test_a_plan_whose_batch_the_graph_cannot_hold_is_refused(home: Home) -> None:
