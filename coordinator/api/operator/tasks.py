@@ -1,4 +1,4 @@
-"""Tasks: ordered as drafts, approved, started, watched, ended."""
+"""Tasks: ordered as drafts, changed, approved, started, watched, ended, cloned."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool
 
 from coordinator.api.operator.access import (
     Body,
     Cursor,
+    ExpectedVersion,
     Limit,
     OperatorRoute,
+    RawBody,
     TenantOf,
     etag,
     paged,
@@ -24,8 +26,9 @@ from coordinator.api.operator.access import (
 from coordinator.api.parts import Parts, PartsOf
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import TaskState
-from coordinator.services import tasks
+from coordinator.services import catalogue, funnel, round_views, task_changes, tasks
 from coordinator.store.tables import CheckpointRow, Task
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.keys import SIGNATURE_BYTES
 
@@ -51,6 +54,15 @@ class TaskRequest(Body):
     checkpoint_sha256: str = Field(description="The imported checkpoint that round 1 starts from.")
     settings: TaskSettings
     seed: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Of the selection; random when absent.")
+
+
+class CloneRequest(Body):
+    """What the clone is called, and where it starts."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "digits-mlp-2", "newest": True}]})
+
+    name: str = Field(description="Of the new task.")
+    newest: StrictBool = Field(False, description="From the task's newest model version; else from its first.")
 
 
 class TaskView(Body):
@@ -126,29 +138,66 @@ def get_rounds(
     limit: Limit = 500,
     after: int = Query(0, ge=0, le=1 << 31, description="Rounds with a higher number."),
     cursor: Cursor = "",
-) -> list[tasks.RoundView]:
+) -> list[round_views.RoundView]:
     """The rounds of a task, oldest first, with the outcomes of their participants."""
     if cursor:
         if not (cursor.isdecimal() and len(cursor) < 12):
             raise Malformed("the cursor is not one that this list gave out")
         after = max(after, int(cursor))
     with parts.database.reading() as session:
-        found = tasks.rounds_of(session, tasks.task_named(session, tenant, name), after, limit + 1)
+        found = round_views.rounds_of(session, tasks.task_named(session, tenant, name), after, limit + 1)
     return paged(request, response, found, limit, lambda one: str(one.number))
 
 
+@router.patch("/tasks/{name}")
+def patch_task(
+    name: str, raw: RawBody, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion
+) -> TaskView:
+    """Change some of a task's settings: a merge patch. The next round follows them; what was approved is a draft again.
+
+    Fields say when they may change; null puts null in a field's place (RFC 7396 would take the field out).
+    """
+    patch = wire.json_tree(raw)
+    if not isinstance(patch, dict):
+        raise Malformed('the patch is an object of settings, such as {"stop": {"rounds": 100}}')
+    with parts.database.writing() as session:
+        task = task_changes.change_task(session, tenant, name, patch, expected)
+    return _answer(parts, response, task)
+
+
+@router.post("/tasks/{name}/clone")
+def clone_task(name: str, wanted: CloneRequest, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+    """Make a draft with the plan and the settings of a task; again returns the same draft."""
+    with parts.database.writing() as session:
+        task = task_changes.clone_task(session, tenant, name, wanted.name, parts.now(), newest=wanted.newest)
+    return _answer(parts, response, task)
+
+
+@router.get("/tasks/{name}/funnel")
+def get_funnel(name: str, tenant: TenantOf, parts: PartsOf) -> funnel.Funnel:
+    """How far the devices of a task came, what became of the others, and what it cost them."""
+    with parts.database.reading() as session:
+        return funnel.funnel(session, tasks.task_named(session, tenant, name))
+
+
 @router.post("/tasks/{name}/approve")
-def approve_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+def approve_task(
+    name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion
+) -> TaskView:
     """Approve a draft as it stands."""
     with parts.database.writing() as session:
+        catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
         task = tasks.approve_task(session, tenant, name, parts.now())
     return _answer(parts, response, task)
 
 
 @router.post("/tasks/{name}/start")
-def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+def start_task(
+    name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion
+) -> TaskView:
     """Start an approved task."""
     with parts.database.writing() as session:
+        catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
         task = tasks.start_task(session, tenant, name, parts.now())
     return _answer(parts, response, task)
 
