@@ -17,6 +17,15 @@ _SANE_CELSIUS: Final = (-40.0, 200.0)
 _BELOW_CRITICAL: Final = ((0.0, Thermal.CRITICAL), (10.0, Thermal.SEVERE), (25.0, Thermal.MODERATE))
 """A zone that names only its critical temperature: at 110 °C, a Raspberry Pi slows down from 85 °C on."""
 _LIGHT_BELOW_MODERATE: Final = 5.0
+_WHERE_NO_LIMIT_IS_TOLD: Final = [
+    (75.0, Thermal.LIGHT),
+    (80.0, Thermal.MODERATE),
+    (90.0, Thermal.SEVERE),
+    (100.0, Thermal.CRITICAL),
+]
+"""For a device of which no zone names a limit. A Raspberry Pi 4 with a fan names the fan's temperature alone, and slows
+down from 80 °C on: https://www.raspberrypi.com/documentation/computers/raspberry-pi.html, frequency management.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +114,19 @@ def _share(parts: list[float | None], wholes: list[float | None]) -> float | Non
 
 
 def heat(sys: Path) -> Thermal | None:
-    """The hottest of all zones, each against its own trip points; None if no zone can be judged."""
+    """The hottest of all zones, each against its own trip points; None if no zone tells a temperature.
+
+    Where no zone has a trip point that tells heat, each is held against the limits of a Raspberry Pi.
+    """
     zones = [zone for zone in entries(sys / "class/thermal") or [] if zone.name.startswith("thermal_zone")]
-    felt = [_zone(zone) for zone in zones]
-    return max((heat for heat in felt if heat is not None), key=lambda heat: heat.rank, default=None)
+    felt = [(celsius, _limits(zone)) for zone in zones if (celsius := _celsius(zone / "temp")) is not None]
+    if not any(limits for _now, limits in felt):
+        felt = [(celsius, _WHERE_NO_LIMIT_IS_TOLD) for celsius, _none in felt]
+    judged = [_judged(celsius, limits) for celsius, limits in felt if limits]
+    return max(judged, key=lambda heat: heat.rank, default=None)
 
 
-def _zone(zone: Path) -> Thermal | None:
-    celsius, limits = _celsius(zone / "temp"), _limits(zone)
-    if celsius is None or not limits:
-        return None
+def _judged(celsius: float, limits: list[tuple[float, Thermal]]) -> Thermal:
     reached = [heat for limit, heat in limits if celsius >= limit]
     return max(reached, key=lambda heat: heat.rank, default=Thermal.NONE)
 

@@ -69,6 +69,47 @@ def test_a_phone_like_board_on_its_charger(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tree", "charging", "level", "thermal"),
+    [
+        ("recorded-raspberry-pi-4", None, None, Thermal.NONE),
+        ("recorded-nexus-5", False, 0.36, None),
+        ("recorded-pinebook-pro", True, 0.96, None),
+        ("recorded-hp-pavilion", False, 0.94, None),
+        ("recorded-presario", None, None, Thermal.NONE),
+    ],
+)
+def test_recorded_devices_are_understood(
+    tree: str, charging: bool | None, level: float | None, thermal: Thermal | None, tmp_path: Path
+) -> None:
+    told = read(plant(tmp_path, tree))
+    assert (told.charging, told.battery_level, told.thermal) == (charging, level, thermal)
+
+
+@pytest.mark.parametrize(
+    ("celsius", "expected"),
+    [
+        (74.9, Thermal.NONE),
+        (75.0, Thermal.LIGHT),
+        (80.8, Thermal.MODERATE),
+        (90, Thermal.SEVERE),
+        (100, Thermal.CRITICAL),
+    ],
+)
+def test_a_device_whose_zones_name_no_limit_is_held_to_that_of_a_raspberry_pi(
+    celsius: float, expected: Thermal, tmp_path: Path
+) -> None:
+    root = plant(tmp_path, "recorded-raspberry-pi-4")
+    write(root, f"{ZONE}/temp", round(celsius * 1000))
+    assert heat(root / "sys") is expected
+
+
+def test_a_zone_without_limits_is_not_judged_beside_one_that_has_some(tmp_path: Path) -> None:
+    root = plant(tmp_path, "recorded-presario")
+    write(root, "sys/class/thermal/thermal_zone1/temp", 99_000)
+    assert heat(root / "sys") is Thermal.NONE
+
+
+@pytest.mark.parametrize(
     ("what", "files", "charging"),
     [
         ("charging", {"BAT0/status": "Charging", "AC/online": "1"}, True),
@@ -257,7 +298,8 @@ def test_what_the_bus_says_is_seen_within_a_second(tmp_path: Path) -> None:
 
 
 FILES = {
-    tree.stem: sorted({line.split(": ")[0] for line in tree.read_text().splitlines()[1:]}) for tree in TREES.iterdir()
+    tree.stem: sorted({line.split(": ")[0] for line in tree.read_text().splitlines()[1:]})
+    for tree in TREES.glob("*.txt")
 }
 
 
