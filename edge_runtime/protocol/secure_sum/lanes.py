@@ -17,7 +17,7 @@ Source: https://arxiv.org/abs/2102.06387, sections 4.2 and 4.4; ρ = 1 holds for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.protocol.errors import InvalidPlan, LanesOutOfRange
-from edge_runtime.protocol.secure_sum import packing, rotation
+from edge_runtime.protocol.secure_sum import packing
 from edge_runtime.protocol.secure_sum.packing import LaneVector
 
 __all__ = ["LANE_BITS", "ZERO_LANES", "Delta", "LaneVector", "Lanes", "add_into", "sum_lanes"]
@@ -40,6 +40,10 @@ LANE_BITS: Final = tuple(range(32, 19, -1))
 
 ROTATED_BELOW: Final = 24
 """Lanes of fewer bits are rotated, in whole blocks."""
+
+ROTATION_BLOCK: Final = 4096
+"""B."""
+SEED_BYTES: Final = 32
 
 CLIPPING_NORMS: Final = (1e-9, 1e6)
 """The smallest and the largest clipping norm: the scale stays finite, and float32 holds every value."""
@@ -92,7 +96,7 @@ class Lanes:
             raise InvalidPlan(f"noise_multiplier is 0 to {LARGEST_NOISE}, not {self.noise_multiplier}")
         if not 1 <= self.honest_survivors <= self.max_participants:
             raise InvalidPlan("honest_survivors is 1 to max_participants")
-        if len(self.rotation_seed) != (rotation.SEED_BYTES if self.rotated else 0):
+        if len(self.rotation_seed) != (SEED_BYTES if self.rotated else 0):
             raise InvalidPlan(f"lanes below {ROTATED_BELOW} bits have a rotation_seed of 32 bytes, others have none")
 
     @property
@@ -110,7 +114,7 @@ class Lanes:
         n = self.max_participants
         if self.rotated:
             room = (1 << (2 * self.bits)) - n * _DEVIATIONS**2
-            spread = (self.clipping_norm * n) ** 2 / rotation.ROTATION_BLOCK + n * self.noise**2
+            spread = (self.clipping_norm * n) ** 2 / ROTATION_BLOCK + n * self.noise**2
             return math.sqrt(room) / (2 * _DEVIATIONS * math.sqrt(spread))
         half = (1 << (self.bits - 1)) - 1
         return (half - n) / (n * self.clipping_norm + _DEVIATIONS * math.sqrt(n) * self.noise)
@@ -129,7 +133,7 @@ class Lanes:
 
     def count(self, parameters: int) -> int:
         """Lanes of one report for d parameters: in whole blocks where they are rotated, and the zero lanes."""
-        return (rotation.padded(parameters) if self.rotated else parameters) + ZERO_LANES
+        return (_whole_blocks(parameters) if self.rotated else parameters) + ZERO_LANES
 
     def packed_bytes(self, parameters: int) -> int:
         """Exact length of the lanes of one report for d parameters."""
@@ -225,6 +229,8 @@ class Lanes:
         if not self.rotated:
             values /= self.scale
             return values
+        from edge_runtime.protocol.secure_sum import rotation  # few lanes are rotated: others need not load it
+
         following = rotation.signs(self.rotation_seed)
         for begin in range(0, size, _BLOCK):
             block = values[begin : begin + _BLOCK]
@@ -255,17 +261,30 @@ class Lanes:
 
     def _scaled(self, delta: Delta) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
         """Block after block of what is to be rounded, each with the lane where it begins."""
+        turned = self._turn()
         beyond = bool(delta.size) and float(np.abs(delta).max()) > self.clipping_norm
-        following = rotation.signs(self.rotation_seed) if self.rotated else None
         for begin in range(0, delta.size, _BLOCK):
             scaled = delta[begin : begin + _BLOCK].astype(np.float64)
             if beyond:  # by float32 rounding
                 np.clip(scaled, -self.clipping_norm, self.clipping_norm, out=scaled)
-            if following is not None:
-                scaled = np.pad(scaled, (0, rotation.padded(scaled.size) - scaled.size))
-                scaled = rotation.hadamard(scaled * following(scaled.size))
+            if turned is not None:
+                scaled = turned(np.pad(scaled, (0, _whole_blocks(scaled.size) - scaled.size)))
             scaled *= self.scale
             yield begin, scaled
+
+    def _turn(self) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] | None:
+        """What rotates the next whole blocks; None where nothing is rotated."""
+        if not self.rotated:
+            return None
+        from edge_runtime.protocol.secure_sum import rotation  # few lanes are rotated: others need not load it
+
+        following = rotation.signs(self.rotation_seed)
+        return lambda values: rotation.hadamard(values * following(values.size))
+
+
+def _whole_blocks(parameters: int) -> int:
+    """Values in whole rotation blocks."""
+    return -(-parameters // ROTATION_BLOCK) * ROTATION_BLOCK
 
 
 def add_into(total: LaneVector, lanes: LaneVector) -> None:

@@ -206,11 +206,14 @@ def receive(seat: Seat, own: Pair | None, delivery: Delivery) -> Received:
         own: The device's pair of its own secrets, from `deal`; None on a regular graph.
 
     Raises:
+        ValueError: The own pair is missing, or is there on a regular graph: a bug of the caller.
         ContradictedGroup: The delivery is of another group, or leaves this device out.
         TooFewSurvivors: Too few shared for this device's report to be hidden, or to be counted.
         Malformed: A length is wrong.
     """
     agreement, me = seat.agreement, seat.position
+    if (own is None) == agreement.graph.complete:
+        raise ValueError("a device holds a pair of its own secrets on a complete graph, and on no other")
     delivery.check_group(agreement.terms.group)
     sharers = decode_members(delivery.sharers, agreement.size)
     _check_set(seat, sharers)

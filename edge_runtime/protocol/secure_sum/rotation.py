@@ -13,24 +13,17 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.protocol.secure_sum.masks import Use, derived, keyed_randomness
+from edge_runtime.protocol.secure_sum.masks import KEY_BYTES, Use, derived, keyed_randomness
 
-ROTATION_BLOCK: Final = 4096
-SEED_BYTES: Final = 32
 _SIDE: Final = 64
 """A block is a square: its transform is two products with the matrix of this side."""
 
 Values: TypeAlias = npt.NDArray[np.float64]
 
 
-def padded(parameters: int) -> int:
-    """Values in whole blocks."""
-    return -(-parameters // ROTATION_BLOCK) * ROTATION_BLOCK
-
-
 def signs(seed: bytes) -> Callable[[int], Values]:
     """The next so many signs, a multiple of 8 at a time: bits of a key stream, lowest first, 1 for -1."""
-    stream = keyed_randomness(derived(seed, bytes(SEED_BYTES), Use.SIGNS))
+    stream = keyed_randomness(derived(seed, bytes(KEY_BYTES), Use.SIGNS))
 
     def following(count: int) -> Values:
         bits = np.unpackbits(np.frombuffer(stream(count // 8), np.uint8), bitorder="little")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -137,6 +138,12 @@ def test_another_roster_gives_other_box_keys() -> None:
         other.seats[place].box_key(dealer=place, holder=(place + 1) % 7),
     }
     assert len(keys) == 3
+
+
+def test_a_device_never_forgets_its_own_pair() -> None:
+    seat, _own, delivery = delivered()
+    with pytest.raises(ValueError, match="own secrets"):
+        participant.receive(seat, None, delivery)
 
 
 def spoilt(delivery: Delivery, **parts: Any) -> Delivery:
@@ -613,3 +620,41 @@ def test_the_largest_messages_fit() -> None:
         assert len(wire.encode(messages.Delivery(version=1, group=GROUP, sharers=bytes(125), **parts))) < 1 << 16
     roster = messages.Roster(version=1, group=GROUP, entries=bytes(240 * 1000))
     assert len(wire.encode(roster)) < wire.MESSAGE_LIMIT_BYTES
+
+
+@given(raw=st.binary(max_size=300), member=st.integers(0, SIZE - 1))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_in_any_message_are_refused_by_name(raw: bytes, member: int) -> None:
+    """Whatever a peer puts into the packed parts: a refusal or a right answer, never another error."""
+    play = played()
+    agreement, seat = play.party.agreement, play.party.seats[member]
+    head: dict[str, Any] = {"version": 1, "group": GROUP}
+    confirmed = play.confirm(member, EVERYBODY)
+
+    def unmasked() -> None:
+        message = Unmasking(**head, lacking=raw[:1], seeds=raw, keys=raw)
+        opening.revealed(agreement, member, message, sharers=EVERYBODY, masked=EVERYBODY)
+
+    calls: list[Callable[[], object]] = [
+        lambda: messages.Roster(**head, entries=raw).members(),
+        lambda: mailbox.taken(
+            agreement, member, messages.Shares(**head, seed_digest=raw[:32], boxes=raw, promises=raw, signatures=raw)
+        ),
+        lambda: participant.receive(
+            seat, play.pairs[member][member], Delivery(**head, sharers=raw[:1], boxes=raw, promises=raw, signatures=raw)
+        ),
+        lambda: mailbox.judged(
+            agreement, member, Complaints(**head, about=raw[:1], box_keys=raw[:32], unsigned=raw[1:2]), play.dealt
+        ),
+        lambda: participant.confirm(
+            seat, play.party.devices[member].key, play.received[member], Survivors(**head, masked=raw[:1])
+        ),
+        lambda: participant.unmask(
+            seat, play.received[member], confirmed, Confirmations(**head, confirmed=raw[:1], signatures=raw)
+        ),
+        unmasked,
+        lambda: wire.decode(Delivery, raw),
+    ]
+    for call in calls:
+        with contextlib.suppress(Refusal):
+            call()
