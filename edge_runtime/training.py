@@ -20,7 +20,8 @@ from edge_runtime.model import Evaluation, Model
 from edge_runtime.protocol.bundle import SEED_LIMIT
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, NonFiniteTraining
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.measures import encode_measures
+from edge_runtime.protocol.plan import Kind, Plan
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import Delta
 
@@ -103,7 +104,8 @@ def train(
 ) -> Trained:
     """Run a plan over the examples from these weights, each epoch in a fresh order drawn from `rng`.
 
-    The optimiser starts as one that has taken no step.
+    A plan that only measures takes no step: its delta is what `protocol.measures` makes of the numbers. The optimiser
+    starts as one that has taken no step.
 
     Guarantee: the same bundle, runtime, weights, plan, examples and state of `rng` give the same bits.
 
@@ -126,6 +128,9 @@ def train(
     """
     _check_plan(plan, model, examples)
     _begin(model, weights)
+    if plan.kind is Kind.EVALUATE:
+        found = _evaluate(model, examples, stop)
+        return Trained(_measures(plan, found), 0, found.loss, found.loss)
     losses: list[float] = []
     for epoch, _step, rows in _walk(plan, len(examples), lambda _epoch: rng.permutation(len(examples))):
         if outcome := stop():
@@ -148,6 +153,8 @@ def resume(
     overwrite: bool = False,
 ) -> Finished:
     """Go on with a run from a savepoint, to its end or until it is stopped.
+
+    A plan that only measures takes no step and keeps no savepoint: stopped, it measures anew.
 
     Guarantee: however often and wherever a run is stopped and taken up again from what was saved last, by whatever
     process, its weights are bit for bit those of the run that was never stopped, as long as no example was deleted.
@@ -172,6 +179,8 @@ def resume(
     """
     _check_plan(plan, model, examples)
     _begin(model, received)
+    if plan.kind is Kind.EVALUATE:
+        return Finished(_measures(plan, _evaluate(model, examples, stop)), received, 0)
     model.set_weights(progress.weights)
     model.set_slots(progress.slots)
     rng = rng_from(progress.rng)
@@ -285,6 +294,10 @@ def _evaluate(model: Model, examples: Batches, stop: Stop) -> Evaluation:
         raise InvalidExamples("none of the examples is left")
     means = {name: sum(one.metrics[name] * one.count for one in found) / count for name in model.manifest.metrics}
     return Evaluation(sum(one.loss * one.count for one in found) / count, means, count)
+
+
+def _measures(plan: Plan, found: Evaluation) -> Delta:
+    return encode_measures(plan, {"loss": found.loss, **found.metrics}, found.count)
 
 
 def _check_plan(plan: Plan, model: Model, examples: Batches) -> None:

@@ -109,9 +109,12 @@ def _existing(session: Session, tenant: str, name: str) -> Task:
 
 def _check_bundle(session: Session, plan: Plan) -> None:
     bundle = session.get_one(BundleRow, (plan.tenant, plan.bundle_sha256))
-    largest = wire.decode(Manifest, bundle.manifest).batch_size
-    if plan.batch_size > largest:
-        raise InvalidPlan(f"the plan's batches of {plan.batch_size} do not fit a graph for {largest}")
+    manifest = wire.decode(Manifest, bundle.manifest)
+    if plan.batch_size > manifest.batch_size:
+        raise InvalidPlan(f"the plan's batches of {plan.batch_size} do not fit a graph for {manifest.batch_size}")
+    known = ("loss", *manifest.metrics)
+    if unknown := [metric.name for metric in plan.metrics if metric.name not in known]:
+        raise InvalidPlan(f"the graph does not measure {unknown[0]!r}, only {', '.join(known)}")
 
 
 def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:

@@ -13,9 +13,9 @@ from edge_runtime.examples import Examples
 from edge_runtime.protocol.bundle import SEED_LIMIT
 from edge_runtime.protocol.checkpoint import Weights
 from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, InvalidWeights, NonFiniteTraining
-from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing
+from edge_runtime.protocol.plan import Close, Kind, MetricRange, Plan, Privacy, Summing
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.training import Interrupted, train
+from edge_runtime.training import Interrupted, beginning, resume, train
 from model_export.spec import Exported
 from tests.edge_runtime.linear import BATCH, BUNDLE_SHA256, SLOTS, linear, targets
 from tests.edge_runtime.test_model import Run, examples, run
@@ -161,6 +161,54 @@ def test_a_seeded_model_gets_a_seed_of_its_own_for_every_step() -> None:
         expected += [int(mirrored.integers(SEED_LIMIT)) for _step in range(2)]
     assert [int(inputs["seed"]) for inputs in asked.inputs_of("train")] == expected
     assert len(set(expected)) == 6
+
+
+def measuring(*metrics: MetricRange, most: int = 8) -> Plan:
+    return replace(LINEAR_PLAN, kind=Kind.EVALUATE, metrics=metrics, max_examples=most, clipping_norm=2.0)
+
+
+def test_a_plan_that_measures_takes_no_step_and_reports_where_its_means_lie_in_their_ranges() -> None:
+    model, asked = linear()
+    local = targets(6)
+    found = train(model, LINEAR_WEIGHTS, measuring(MetricRange(name="loss", low=0.0, high=100.0)), local, rng := _rng())
+    assert asked.inputs_of("train") == []
+    assert rng.bit_generator.state == _rng().bit_generator.state
+    model.set_weights(LINEAR_WEIGHTS)
+    loss = model.evaluate(local).loss
+    assert loss > 0
+    assert found.delta == pytest.approx([6 / 8, 6 / 8 * loss / 100], rel=1e-6)
+    assert (found.steps, found.loss_first) == (0, loss)
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(1e5, 2e5, 0.0), (-2.0, -1.0, 1.0)])
+def test_a_measure_out_of_its_range_is_held_within(low: float, high: float, expected: float) -> None:
+    model, _asked = linear()
+    plan = measuring(MetricRange(name="loss", low=low, high=high), most=3)
+    found = train(model, LINEAR_WEIGHTS, plan, targets(6), _rng())
+    assert found.delta.tolist() == [1.0, expected], "six examples weigh no more than the plan's three"
+
+
+def test_a_measuring_run_in_slices_leaves_the_weights_as_they_came() -> None:
+    model, asked = linear()
+    plan = measuring(MetricRange(name="loss", low=0.0, high=100.0))
+    saved: list[Any] = []
+    first = beginning(model, LINEAR_WEIGHTS, "0" * 32, 5, _rng())
+    with pytest.raises(Interrupted):
+        resume(model, LINEAR_WEIGHTS, plan, targets(6), first, save=saved.append, stop=lambda: Outcome.IN_USE)
+    found = resume(model, LINEAR_WEIGHTS, plan, targets(6), first, save=saved.append)
+    assert (saved, asked.inputs_of("train")) == ([], [])
+    assert found.weights.tobytes() == LINEAR_WEIGHTS.tobytes()
+    assert found.delta.tolist() == train(model, LINEAR_WEIGHTS, plan, targets(6), _rng()).delta.tolist()
+
+
+def test_a_metric_that_the_model_does_not_have_is_refused() -> None:
+    model, _asked = linear()
+    with pytest.raises(InvalidPlan, match="does not measure 'beauty'"):
+        train(model, LINEAR_WEIGHTS, measuring(MetricRange(name="beauty", low=0.0, high=1.0)), targets(6), _rng())
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(3)
 
 
 @pytest.mark.parametrize("changes", [{"slots": SLOTS}, {"seeded": True}, {"dynamic_batch": True}, {"proximal": True}])
