@@ -45,7 +45,6 @@ def open_bucket(
     """A bucket by its name; the bytes of every write carry a checksum that the service verifies."""
     from obstore.store import S3Store
 
-    given = {} if endpoint is None else {"endpoint": endpoint}
     return S3Store(
         bucket,
         prefix=prefix or None,
@@ -64,7 +63,7 @@ def open_bucket(
                 "max_backoff": timedelta(seconds=2),
             },
         },
-        **given,
+        config={} if endpoint is None else {"endpoint": endpoint},
     )
 
 
