@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
-import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -15,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from coordinator.api.parts import BlobResponse, Parts, PartsOf, as_device, message, signature_of, signed_body, target_of
-from coordinator.services import checkins, devices, releases, reports
+from coordinator.services import devices, releases, reports
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, bundle_path, checkpoint_path
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled
 from edge_runtime.protocol.errors import BodyTooLarge, Malformed, NotFound, Refusal, ReportLength, Unavailable
 from edge_runtime.protocol.keys import digest
@@ -48,7 +45,7 @@ async def enrol(request: Request, parts: PartsOf) -> Response:
 
     def transaction() -> Enrolled:
         with parts.database.writing() as session:
-            return devices.enrol(session, brought, claim, request.method, target_of(request), parts.now())
+            return devices.enrol(session, brought, claim, request.method, target_of(request.scope), parts.now())
 
     return message(await run_in_threadpool(transaction))
 
@@ -63,29 +60,12 @@ async def leave(request: Request, parts: PartsOf) -> Response:
 
 
 @router.post(CHECK_IN_PATH)
-async def check_in(request: Request, parts: PartsOf) -> Response:
+async def check_in() -> Response:
     """Offer the device: an assignment, or a retry window with its reason.
 
     While a round is choosing, the request is held open for a while, so that nobody gains by asking often.
     """
-    claim, body = await signed_body(request)
-    offer = wire.decode(CheckIn, body)
-    limit = time.monotonic() + parts.hold_s
-    rung = parts.bell.listen()
-    answer = await as_device(request, parts, claim, lambda s, device, now: checkins.check_in(s, device, offer, now))
-
-    def look_again() -> CheckInAnswer:
-        with parts.database.writing() as session:
-            return checkins.look_again(session, session.get_one(Device, claim.keyid), offer, parts.now())
-
-    while checkins.worth_holding(answer, parts.hold_s) and (left_s := limit - time.monotonic()) > 0:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rung.wait(), left_s)
-        if await request.is_disconnected():
-            break  # an assignment given to nobody would be a participant lost
-        rung = parts.bell.listen()
-        answer = await run_in_threadpool(look_again)
-    return message(answer)
+    raise RuntimeError("`coordinator.api.check_in` answers before a router is asked; here is the description alone")
 
 
 @router.post(RELEASE_PATH)

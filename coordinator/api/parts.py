@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, TypeVar
@@ -11,7 +11,9 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope
 
 from coordinator.api.bell import Bell
 from coordinator.services import devices
@@ -26,6 +28,7 @@ from edge_runtime.protocol.signing import SIGNATURE_HEADERS, SignedBy, claimed, 
 Answer = TypeVar("Answer")
 
 _LENGTH_DIGITS = 18
+_DEVICE_HEADERS = {name.encode(): name for name in (*SIGNATURE_HEADERS, "content-length")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +51,74 @@ def parts_of(request: Request) -> Parts:
 PartsOf = Annotated[Parts, Depends(parts_of)]
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
+async def body_of(headers: Mapping[str, str], receive: Receive, limit_bytes: int) -> bytes:
     """Read a whole body, and stop reading as soon as it is too large.
 
     Raises:
         BodyTooLarge: It is.
+        ClientDisconnect: The peer is gone.
     """
-    announced = request.headers.get("content-length", "0")
+    _check_announced(headers.get("content-length", "0"), limit_bytes)
+    parts = [part async for part in body_parts(receive, limit_bytes)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def body_parts(receive: Receive, limit_bytes: int) -> AsyncIterator[bytes]:
+    """The parts of a body as they come.
+
+    Raises: As `body_of`.
+    """
+    read_bytes, more = 0, True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part: bytes = event.get("body", b"")
+        read_bytes += len(part)
+        if read_bytes > limit_bytes:
+            raise BodyTooLarge(f"more than {limit_bytes} bytes came; this endpoint takes no more")
+        yield part
+        more = event.get("more_body", False)
+
+
+def _check_announced(announced: str, limit_bytes: int) -> None:
     if not announced.isdecimal() or len(announced) > _LENGTH_DIGITS or int(announced) > limit_bytes:
         raise BodyTooLarge(f"a longer body is announced than the {limit_bytes} bytes that this endpoint takes")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit_bytes:
-            raise BodyTooLarge(f"more than {limit_bytes} bytes came; this endpoint takes no more")
-    return bytes(body)
 
 
-def target_of(request: Request) -> str:
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """Read the whole body of a request.
+
+    Raises: As `body_of`.
+    """
+    return await body_of(request.headers, request.receive, limit_bytes)
+
+
+def target_of(scope: Scope) -> str:
     """Path and query as they stood on the request line."""
-    path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    query: bytes = request.scope["query_string"]
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope["query_string"]
     return (path + (b"?" + query if query else b"")).decode("latin-1")
 
 
+def device_headers(scope: Scope) -> dict[str, str]:
+    """The headers that say who asks, and how long the body is; one that is there twice counts as the list it is."""
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name = _DEVICE_HEADERS.get(raw)
+        if name is not None:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
+
+
 def signature_of(request: Request) -> SignedBy:
-    """Read the signature headers; a header that is there twice counts as the list it is, and is refused.
+    """Read the signature headers.
 
     Raises:
         BadSignature: They are not in the form of the device profile.
     """
-    return claimed({name: ", ".join(request.headers.getlist(name)) for name in SIGNATURE_HEADERS})
+    return claimed(device_headers(request.scope))
 
 
 async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BYTES) -> tuple[SignedBy, bytes]:
@@ -107,7 +147,7 @@ async def as_device(
 
     A refusal undoes what was done and is remembered all the same: a refused request cannot be replayed either.
     """
-    method, target = request.method, target_of(request)
+    method, target = request.method, target_of(request.scope)
 
     def transaction() -> Answer:
         now = parts.now()

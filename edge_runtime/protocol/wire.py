@@ -20,6 +20,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from edge_runtime.protocol.errors import Malformed, UnsupportedVersion
@@ -33,6 +34,9 @@ INTEGER_LIMIT = 1 << 63
 _QUOTED_CHARACTERS = 64
 
 Message = TypeVar("Message")
+
+_Reader = Callable[[object, str], object]
+"""From a tree of JSON, and where it stands, a value of one type."""
 
 
 def encode(message: object) -> bytes:
@@ -74,8 +78,16 @@ def require(condition: bool, sentence: str) -> None:
 
 def fits_version(message: Any) -> bool:
     """Whether every field that a later version brought has its default: else the message could not be written."""
-    later = {name for name, version in _added(type(message)).items() if version > message.version}
-    return all(getattr(message, f.name) == f.default for f in dataclasses.fields(message) if f.name in later)
+    return all(
+        getattr(message, name) == default for name, default in _later(typing.cast(Any, type(message)), message.version)
+    )
+
+
+@functools.cache
+def _later(kind: Any, version: int) -> tuple[tuple[str, object], ...]:
+    """The fields that later versions brought, with their defaults."""
+    later = {name for name, since in _added(kind).items() if since > version}
+    return tuple((f.name, f.default) for f in dataclasses.fields(kind) if f.name in later)
 
 
 def _check_version(kind: type, tree: object) -> None:
@@ -95,10 +107,15 @@ def _added(kind: type) -> typing.Mapping[str, int]:
     return found
 
 
-def _names(kind: Any, version: object) -> set[str]:
+@functools.cache
+def _names(kind: Any, version: int | None) -> frozenset[str]:
     """The fields that a message of this version has."""
     added = _added(kind)
-    return {f.name for f in dataclasses.fields(kind) if not isinstance(version, int) or added.get(f.name, 0) <= version}
+    return frozenset(f.name for f in dataclasses.fields(kind) if version is None or added.get(f.name, 0) <= version)
+
+
+def _version_of(version: object) -> int | None:
+    return version if isinstance(version, int) else None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -114,7 +131,7 @@ def _no_constant(name: str) -> object:
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints, names = _hints(type(value)), _names(type(value), getattr(value, "version", None))
+        hints, names = _hints(type(value)), _names(type(value), _version_of(getattr(value, "version", None)))
         fields = [f.name for f in dataclasses.fields(value) if f.name in names]
         return {name: _plain_field(hints[name], getattr(value, name)) for name in fields}
     if isinstance(value, enum.Enum):
@@ -141,28 +158,39 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _built(kind: Any, tree: object, where: str) -> object:
+    return _reader(kind)(tree, where)
+
+
+@functools.cache
+def _reader(kind: Any) -> _Reader:
+    """What reads this type; asking a type what it is takes longer than reading a value of it."""
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
-        return _union(kind, tree, where)
+        return _union(kind)
     if origin is tuple:
-        return _sequence(kind, tree, where)
+        return functools.partial(_sequence, kind)
     if origin is dict:
-        return _mapping(kind, tree, where)
+        return functools.partial(_mapping, kind)
     if dataclasses.is_dataclass(kind):
-        return _object(kind, tree, where)
-    return _scalar(kind, tree, where)
+        return functools.partial(_object, kind)
+    return _string if kind is str else functools.partial(_scalar, kind)
 
 
-def _union(kind: Any, tree: object, where: str) -> object:
+def _union(kind: Any) -> _Reader:
     """Something or null; or one of several scalars, told apart by their JSON types."""
     arms = [arm for arm in typing.get_args(kind) if arm is not type(None)]
-    if tree is None and len(arms) < len(typing.get_args(kind)):
-        return None
-    if len(arms) == 1:
-        return _built(arms[0], tree, where)
-    if type(tree) not in arms:
-        raise Malformed(f"{where} is not of type {' or '.join(arm.__name__ for arm in arms)}")
-    return _scalar(type(tree), tree, where)
+    nullable, only = len(arms) < len(typing.get_args(kind)), _reader(arms[0]) if len(arms) == 1 else None
+
+    def read(tree: object, where: str) -> object:
+        if tree is None and nullable:
+            return None
+        if only is not None:
+            return only(tree, where)
+        if type(tree) not in arms:
+            raise Malformed(f"{where} is not of type {' or '.join(arm.__name__ for arm in arms)}")
+        return _scalar(type(tree), tree, where)
+
+    return read
 
 
 def _sequence(kind: Any, tree: object, where: str) -> object:
@@ -184,13 +212,23 @@ def _mapping(kind: Any, tree: object, where: str) -> object:
 def _object(kind: Any, tree: object, where: str) -> object:
     if not isinstance(tree, dict):
         raise Malformed(f"{where} is not an object")
-    names = _names(kind, tree.get("version"))
-    if unknown := sorted(set(tree) - names):
-        raise Malformed(f"{where} has an unknown key {unknown[0][:_QUOTED_CHARACTERS]!r}")
-    if missing := sorted(names - set(tree)):
-        raise Malformed(f"{where} lacks the key {missing[0]!r}")
+    names = _names(kind, _version_of(tree.get("version")))
+    if tree.keys() != names:
+        if unknown := sorted(set(tree) - names):
+            raise Malformed(f"{where} has an unknown key {unknown[0][:_QUOTED_CHARACTERS]!r}")
+        raise Malformed(f"{where} lacks the key {min(names - set(tree))!r}")
+    return kind(**{name: read(tree[name], where + suffix) for name, read, suffix in _fields(kind, names)})
+
+
+@functools.cache
+def _fields(kind: Any, names: frozenset[str]) -> tuple[tuple[str, _Reader, str], ...]:
+    """Each field with what reads it, and how it is called behind the name of the object."""
     hints = _hints(kind)
-    return kind(**{name: _built(hints[name], tree[name], f"{where}.{name}") for name in names})
+    return tuple((name, _reader(hints[name]), f".{name}") for name in sorted(names))
+
+
+def _string(tree: object, where: str) -> object:
+    return tree if type(tree) is str and tree.isascii() else _scalar(str, tree, where)
 
 
 def _scalar(kind: Any, tree: object, where: str) -> object:

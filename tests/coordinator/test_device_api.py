@@ -170,7 +170,7 @@ def test_what_is_not_a_message_is_malformed(home: Home, phone: Phone, body: byte
 
 
 def test_a_later_version_is_unsupported(home: Home, phone: Phone) -> None:
-    body = offer(phone).replace(b'"version":1', b'"version":3')
+    body = offer(phone).replace(b'"version":1', b'"version":4')
     assert refusal(ask(home, phone, "POST", CHECK_IN_PATH, body)) == "unsupported-version"
 
 

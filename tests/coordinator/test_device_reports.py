@@ -254,7 +254,7 @@ def test_a_bug_is_a_problem_without_its_secrets(
     def broken(*_arguments: object) -> None:
         raise RuntimeError("what only the log may know")
 
-    monkeypatch.setattr("coordinator.services.checkins._offered", broken)
+    monkeypatch.setattr("coordinator.services.checkins._Batch._offered", broken)
     answer = ask(home, phone, "POST", CHECK_IN_PATH, offer(phone))
     assert (refusal(answer), answer.status_code) == ("unavailable", 500)
     assert "only the log" not in answer.text

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from coordinator.services import checkins
-from coordinator.store.tables import Candidate, Device
+from coordinator.core.pacing import Limits
+from coordinator.services.checkins import CheckIns, Knock, worth_holding
+from coordinator.services.pace import Pace
+from coordinator.store.tables import Candidate
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.reasons import Wait
-from tests.coordinator.asking import check_in, offer, send_report
+from edge_runtime.protocol.signing import claimed
+from tests.coordinator.asking import check_in, offer, send_report, signature
 from tests.programme import Clock, Home, Phone, open_home
 
 
@@ -55,9 +58,12 @@ def test_held_phones_are_assigned_when_the_round_chooses_without_asking_again(ho
 def look_again(home: Home, phone: Phone, visit: str) -> CheckInAnswer:
     """What a check-in that is held under this visit finds when the bell rings."""
     message = wire.decode(CheckIn, offer(phone, visit))
-    with home.app.state.parts.database.writing() as session:
-        device = session.get_one(Device, phone.driver.device_id)
-        return checkins.look_again(session, device, message, home.clock())
+    claim = claimed(signature(phone, "POST", CHECK_IN_PATH))
+    pace = Pace(Limits(), 1000, lambda: 0)
+    check_ins = CheckIns(home.app.state.parts.database, home.clock, pace)
+    (told,) = check_ins.answer([Knock(claim, CHECK_IN_PATH, message, again=True)])
+    assert isinstance(told, CheckInAnswer)
+    return told
 
 
 def test_a_stale_check_in_does_not_end_the_visit_that_came_after_it(home: Home) -> None:
@@ -87,7 +93,9 @@ def test_a_held_check_in_finds_its_own_assignment(home: Home) -> None:
 @pytest.mark.parametrize("reason", list(Wait))
 def test_only_those_are_held_for_whom_something_may_change(reason: Wait) -> None:
     def worth(after_s: float) -> bool:
-        return checkins.worth_holding(checkins._wait(reason, after_s), 20.0)
+        window = RetryWindow(reason=reason, after_s=after_s, spread_s=0)
+        return worth_holding(CheckInAnswer(version=1, assignment=None, retry=window), 20.0)
 
+    may_change = {Wait.SELECTION_PENDING, Wait.NOT_SELECTED, Wait.ROUND_IN_PROGRESS, Wait.REPORTED}
     assert worth(900) is (reason is Wait.SELECTION_PENDING)
-    assert worth(10) is (reason not in (Wait.NO_TASK, Wait.TOO_FEW_EXAMPLES))
+    assert worth(10) is (reason in may_change)
