@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -88,6 +89,17 @@ def test_more_streams_than_are_open_together_are_all_applied() -> None:
     apply(lanes, streams)
     expected = sum(np.frombuffer(masks.opened(one.key).update(bytes(20)), "<u4").astype(object) for one in streams)
     assert lanes.tolist() == [lane % 2**32 for lane in expected]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("count", [5, 700])
+def test_memory_does_not_grow_with_the_number_of_streams(count: int) -> None:
+    streams = [Stream(key(str(number)), added=True) for number in range(count)]
+    lanes = np.zeros(1000, np.uint32)
+    tracemalloc.start()
+    apply(lanes, streams)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * masks.BLOCK_BYTES
 
 
 def test_what_is_added_and_taken_away_is_gone() -> None:

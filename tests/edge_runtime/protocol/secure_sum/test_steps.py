@@ -561,6 +561,11 @@ def test_secrets_are_in_no_text() -> None:
         assert repr(canary)[2:-1] not in shown
         assert str(int.from_bytes(canary, "little")) not in shown
     assert str(pair.seed_share) not in shown
+    assert str(pair.key_share) not in shown
+    bad = replace(play.received[0], bad_boxes={1: digest(b"a box key")})
+    assert repr(digest(b"a box key"))[2:-1] not in repr(bad)
+    revelation = opening.Revelation({1: pair.reveal_seed()}, {2: pair.reveal_key()})
+    assert repr(pair.salt)[2:-1] not in repr(revelation) + shown
 
 
 # --- messages

@@ -303,3 +303,23 @@ def test_lanes_of_another_group_are_never_masked() -> None:
     recovery = play.recover(everybody, play.reveal(everybody, everybody, everybody))
     with pytest.raises(ValueError, match="lanes where"):
         opening.open_sum(made.agreement, np.zeros(8, np.uint32), recovery)
+
+
+def test_a_sum_over_the_regular_graph_of_two_hundred_and_one_is_exact() -> None:
+    """Degree and threshold as the bounds give them; 8 gone before their report came, 2 more before they reveal."""
+    made = party(terms_of(201, parameters=3, corrupt_permille=20, dropout_permille=50, survivors=160), 201)
+    graph, threshold = made.agreement.graph, made.agreement.threshold
+    assert not graph.complete
+    assert (graph.degree, threshold) == (22, 14)
+    play, vectors = Play.shared(made, made.everybody), vectors_of(made)
+    play.receive()
+    masked = gone(made.everybody, 8)
+    total = play.total(play.mask(member, vectors[member]) for member in masked)
+    revelations = {}
+    for holder in gone(masked, 2, 1):
+        pairs = play.received[holder].pairs
+        seeds = {dealer: pair.reveal_seed() for dealer, pair in pairs.items() if dealer in masked}
+        keys = {dealer: pair.reveal_key() for dealer, pair in pairs.items() if dealer not in masked}
+        revelations[holder] = opening.Revelation(seeds, keys)
+    opening.open_sum(made.agreement, total, play.recover(masked, revelations))
+    assert cut(made, total) == plain_sum(made, vectors, masked)
