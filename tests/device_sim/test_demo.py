@@ -41,21 +41,25 @@ def finished(child: subprocess.Popen[str]) -> tuple[int, str, str]:
     return child.returncode, out, err
 
 
-def processes_of(out: Path) -> list[psutil.Process]:
-    """Every process that was started for this demo's folder, the demo itself included."""
+def processes_of(out: Path, *, command: str = "") -> list[psutil.Process]:
+    """Every process that was started for this demo's folder, the demo itself included; or those with this command.
+
+    One may end between any two questions.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            named = " ".join(process.cmdline()) + process.environ().get("EDGEWISE_DATA_DIR", "")
+            words = process.cmdline()
+            named = " ".join(words) + process.environ().get("EDGEWISE_DATA_DIR", "")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-        if str(out) in named:
+        if str(out) in named and (not command or command in words):
             found.append(process)
     return found
 
 
 def coordinator_of(out: Path) -> psutil.Process | None:
-    return next((one for one in processes_of(out) if "serve" in one.cmdline()), None)
+    return next(iter(processes_of(out, command="serve")), None)
 
 
 def wait_for(condition: Callable[[], Any], child: subprocess.Popen[str]) -> Any:
@@ -134,7 +138,7 @@ def test_a_bundle_is_little_larger_than_its_weights(run: Run) -> None:
 
 
 def test_the_demo_leaves_no_process_behind(run: Run) -> None:
-    assert [one.cmdline() for one in processes_of(run.folder)] == []
+    assert processes_of(run.folder) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
