@@ -663,3 +663,67 @@ def test_any_bytes_in_any_message_are_refused_by_name(raw: bytes, member: int) -
     for call in calls:
         with contextlib.suppress(Refusal):
             call()
+
+
+subsets = st.frozensets(st.integers(0, SIZE - 1))
+
+
+@given(sharers=subsets, masked=subsets, signers=subsets, other=subsets)
+@settings(max_examples=200, deadline=None)
+def test_no_sequence_of_messages_makes_a_device_reveal_below_its_floor(
+    sharers: Members, masked: Members, signers: Members, other: Members
+) -> None:
+    """A hostile coordinator shows any sets and any true signatures, of this set or of another."""
+    play = played()
+    agreement, seat = play.party.agreement, play.party.seats[0]
+    dealers = {dealer: play.dealt[dealer] for dealer in sharers}
+    shown = Survivors(version=1, group=GROUP, masked=encode_members(masked, SIZE))
+    try:
+        received = participant.receive(seat, play.pairs[0][0], mailbox.delivery(agreement, 0, dealers))
+        mine = participant.confirm(seat, play.party.devices[0].key, received, shown)
+        message = participant.unmask(seat, received, mine, confirmations_of(play, signers, other))
+    except Refusal:
+        return
+    assert 0 in masked <= sharers
+    assert len(masked) >= agreement.terms.survivors
+    assert signers <= masked == other
+    assert len(signers) >= agreement.threshold
+    assert len(message.seeds) + len(message.keys) == 49 * len(sharers)
+
+
+def test_true_sets_are_revealed_for() -> None:
+    """So that the property above is not about nothing."""
+    play = played()
+    message = participant.unmask(
+        play.party.seats[0], play.received[0], play.confirm(0, FIVE), confirmations_of(play, FIVE, FIVE)
+    )
+    assert (len(message.seeds), len(message.keys)) == (49 * 5, 49)
+
+
+@pytest.mark.parametrize("changes", [{"round": 4}, {"checkpoint_sha256": "44" * 32}, {"parameters": 6}])
+def test_confirmations_of_another_context_count_for_nothing(changes: dict[str, Any]) -> None:
+    """The same members, the same keys, the same group id: only what was agreed differs."""
+    play, other = played(), party(replace(terms_of(SIZE), **changes), SIZE)
+    assert other.agreement.roster == play.party.agreement.roster
+    signed = participant.confirmed_digest(other.agreement, FIVE)
+    forged = mailbox.confirmations(
+        play.party.agreement, {member: play.party.devices[member].key.sign(signed) for member in FIVE}
+    )
+    with pytest.raises(ContradictedGroup, match="did not confirm"):
+        participant.unmask(play.party.seats[0], play.received[0], play.confirm(0, FIVE), forged)
+
+
+def test_boxes_of_another_context_do_not_open() -> None:
+    """A coordinator that replays the boxes of an earlier round gets no complaint with a key either."""
+    other = Play.shared(party(replace(terms_of(SIZE), round=4), SIZE), range(SIZE))
+    seat, own, _delivery = delivered()
+    received = participant.receive(seat, own, mailbox.delivery(other.party.agreement, 0, other.dealt))
+    assert received.unsigned == EVERYBODY - {0}
+    assert not received.bad_boxes
+
+
+def test_a_holder_that_lacks_every_share_is_taken_at_its_word() -> None:
+    play = played()
+    message = Unmasking(version=1, group=GROUP, lacking=members(*range(SIZE)), seeds=b"", keys=b"")
+    found = opening.revealed(play.party.agreement, 1, message, sharers=EVERYBODY, masked=FIVE)
+    assert (found.seeds, found.keys) == ({}, {})
