@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tracemalloc
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,22 @@ def test_parts_side_by_side_give_the_same_lanes(parts: int) -> None:
     with ThreadPoolExecutor(2) as pool:
         apply(pieces, streams, spread=pool.map, parts=parts)
     assert (whole == pieces).all()
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4, 9])
+def test_every_part_has_its_share_of_the_work(parts: int) -> None:
+    sizes: list[int] = []
+
+    def spread(work: Callable[[Any], Any], stretches: Iterable[Any]) -> Iterable[Any]:
+        for stretch in stretches:
+            sizes.append(stretch[1].size)
+            yield work(stretch)
+
+    lanes = np.zeros(4 * BLOCK_LANES, np.uint32)
+    apply(lanes, [], spread=spread, parts=parts)
+    assert sum(sizes) == lanes.size
+    assert len(sizes) == min(parts, 4)
+    assert max(sizes) <= -(-4 // parts) * BLOCK_LANES
 
 
 def test_more_streams_than_are_open_together_are_all_applied() -> None:
