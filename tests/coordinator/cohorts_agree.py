@@ -36,7 +36,6 @@ from tests.coordinator.cohorts.world import (
 )
 from tests.postgres import running
 
-NO_ATTRIBUTES: list[dict[str, Any] | None] = [None, {}]
 MOST_EDGES = 8
 """Bounds of buckets for which devices are sought."""
 
@@ -105,7 +104,8 @@ def devices_for(rule: dict[str, Any], count: int) -> list[Facts]:
         facts: Facts = {"id": device, **{name: choose.choice(values) for name, values in said.items()}}
         facts["app_version_key"] = version_key(facts["app_version"])
         names = [name for name in attributes if choose.random() < 0.8]
-        facts["attributes"] = {name: choose.choice(attributes[name]) for name in names} or choose.choice(NO_ATTRIBUTES)
+        said_of: dict[str, Any] = {name: choose.choice(attributes[name]) for name in names}
+        facts["attributes"] = said_of if said_of or choose.random() < 0.5 else None
         made.append(facts)
     return made
 

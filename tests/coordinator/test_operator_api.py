@@ -135,7 +135,10 @@ def test_nothing_crosses_tenants(home: Home) -> None:
     bodies |= {
         "/populations/{population}/releases": {"json": release},
         "/populations/{population}/releases/{number}/share": {"json": {"share": 0.5}},
+        "/populations/{population}/cohorts/{cohort}": {"json": {"version": 1, "where": {"and": []}}},
+        "/populations/{population}/reach": {"json": {"version": 1, "where": {"and": []}}},
     }
+    home.operator("PUT", f"/populations/{POPULATION}/cohorts/some", json={"version": 1, "where": {"or": []}})
     device = home.operator("GET", f"/populations/{POPULATION}/devices").json()[0]["id"]
     for method, path in endpoints(home):
         for address in sorted(ours):

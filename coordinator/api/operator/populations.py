@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, StrictBool
+from fastapi import Body as FromBody
+from pydantic import ConfigDict, Field, StrictBool
 
 from coordinator.api.operator.access import (
     Body,
@@ -21,7 +22,7 @@ from coordinator.api.operator.access import (
     tagged,
 )
 from coordinator.api.parts import PartsOf
-from coordinator.services import catalogue
+from coordinator.services import catalogue, cohorts
 from coordinator.store.tables import Population
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.policy import Policy
@@ -29,8 +30,32 @@ from edge_runtime.protocol.policy import Policy
 router = APIRouter(route_class=OperatorRoute, tags=["populations"])
 
 
+_EXAMPLE: dict[str, Any] = {
+    "model_family": "next-word",
+    "example_schema": {
+        "features": {"shape": [20], "dtype": "int32", "low": 0, "high": 9999},
+        "labels": {"shape": [], "dtype": "int32", "low": 0, "high": 9999},
+    },
+    "attributes": {
+        "language": {"type": "text", "values": ["de", "en"]},
+        "ram_gb": {"type": "integer", "at_least": 0, "at_most": 64},
+        "beta": {"type": "boolean"},
+    },
+}
+
+
 class Switch(Body):
     off: StrictBool = Field(examples=[True])
+
+
+class PopulationRequest(Body):
+    """What a population's devices have in common, and may say of themselves; what is left out is null."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    model_family: str | None = None
+    example_schema: dict[str, Any] | None = Field(None, description="The schemas `features` and `labels`.")
+    attributes: dict[str, Any] | None = Field(None, description="A type, and what is allowed, by name.")
 
 
 class PopulationView(Body):
@@ -53,10 +78,19 @@ def list_populations(
 
 
 @router.put("/populations/{name}", status_code=204)
-def put_population(name: str, tenant: TenantOf, parts: PartsOf) -> None:
-    """Make a population; again changes nothing."""
+def put_population(
+    name: str,
+    tenant: TenantOf,
+    parts: PartsOf,
+    expected: ExpectedVersion,
+    declaration: Annotated[PopulationRequest | None, FromBody()] = None,
+) -> None:
+    """Make a population, and with a body say what its devices have in common; again changes nothing."""
     with parts.database.writing() as session:
         catalogue.create_population(session, tenant, name, parts.now())
+        session.flush()
+        if declaration is not None:
+            cohorts.declare(session, tenant, name, **dict(declaration), expected=expected)
 
 
 @router.get("/populations/{name}")

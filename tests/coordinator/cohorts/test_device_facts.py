@@ -1,0 +1,136 @@
+"""What is kept of what a check-in says, and what is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.core.cohorts.declarations import read_declared
+from coordinator.core.cohorts.versions import version_key
+from coordinator.services.device_facts import changes, facts_in, facts_of
+from coordinator.store.tables import Device
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.checkin import CheckIn
+from tests.coordinator.asking import ask, refusal
+from tests.programme import START, Home
+
+DECLARED = read_declared(
+    {
+        "beta": {"type": "boolean"},
+        "language": {"type": "text", "values": ["de", "en"]},
+        "ram_gb": {"type": "integer", "at_least": 0, "at_most": 64},
+    }
+)
+SAID = CheckIn(
+    version=3,
+    population="keyboard",
+    visit="0" * 32,
+    runtime="none",
+    examples=1,
+    app_version="2.4",
+    platform="android",
+    region="DE",
+    hardware_class="high",
+    attributes={"beta": True, "ram_gb": 8},
+)
+
+
+def row(**changed: Any) -> Device:
+    said = {"app": "app", "app_version": "1.0", "app_version_key": version_key("1.0"), "platform": "linux", **changed}
+    keys: dict[str, Any] = {"tenant": "acme", "population": "keyboard", "public_key": bytes(32), "evidence": "none"}
+    return Device(id="0" * 32, enrolled_at=START, **keys, **said)
+
+
+HELD = facts_in(row())
+
+
+def test_a_check_in_says_everything_anew() -> None:
+    heard = facts_of(SAID, HELD, DECLARED)
+    assert (heard.unknown, heard.misfits) == (0, 0)
+    assert changes(HELD, heard.facts) == {
+        "app_version": "2.4",
+        "app_version_key": version_key("2.4"),
+        "platform": "android",
+        "region": "DE",
+        "hardware_class": "high",
+        "attributes": {"beta": True, "ram_gb": 8},
+    }
+    silent = facts_of(replace(SAID, region=None, attributes={}), heard.facts, DECLARED).facts
+    assert changes(heard.facts, silent) == {"region": None, "attributes": {}}
+
+
+def test_what_is_said_again_changes_nothing() -> None:
+    held = facts_of(SAID, HELD, DECLARED).facts
+    assert facts_of(SAID, held, DECLARED).facts is held
+    assert changes(held, held) == {}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_earlier_check_in_leaves_what_is_held(version: int) -> None:
+    held = facts_of(SAID, HELD, DECLARED).facts
+    before = CheckIn(version=version, population="keyboard", visit="0" * 32, runtime="none", examples=1)
+    assert facts_of(before, held, DECLARED).facts is held
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kept", "unknown", "misfits"),
+    [
+        ({"name": "Ada", "beta": True}, {"beta": True}, 1, 0),
+        ({"beta": 1}, {}, 0, 1),
+        ({"beta": "true"}, {}, 0, 1),
+        ({"ram_gb": True}, {}, 0, 1),
+        ({"ram_gb": "8"}, {}, 0, 1),
+        ({"ram_gb": 65}, {}, 0, 1),
+        ({"ram_gb": -1}, {}, 0, 1),
+        ({"ram_gb": 0}, {"ram_gb": 0}, 0, 0),
+        ({"language": "fr"}, {}, 0, 1),
+        ({"language": True}, {}, 0, 1),
+        ({"language": "de", "beta": False, "x": 1, "y": 2}, {"language": "de", "beta": False}, 2, 0),
+    ],
+)
+def test_what_is_not_declared_is_dropped_and_counted(
+    attributes: dict[str, Any], kept: dict[str, Any], unknown: int, misfits: int
+) -> None:
+    heard = facts_of(replace(SAID, attributes=attributes), HELD, DECLARED)
+    assert (dict(heard.facts.attributes), heard.unknown, heard.misfits) == (kept, unknown, misfits)
+
+
+def test_nothing_is_kept_where_nothing_is_declared() -> None:
+    heard = facts_of(SAID, HELD, {})
+    assert (dict(heard.facts.attributes), heard.unknown) == ({}, 2)
+
+
+def test_true_replaces_one() -> None:
+    held = replace(HELD, attributes={"n": 1})
+    assert changes(held, replace(HELD, attributes={"n": True})) == {"attributes": {"n": True}}
+
+
+def test_a_row_of_before_gets_the_order_of_its_version() -> None:
+    held = facts_in(row(app_version="2.4", app_version_key="", platform="android"))
+    same = replace(SAID, region=None, hardware_class=None, attributes={})
+    assert changes(held, facts_of(same, held, DECLARED).facts) == {"app_version_key": version_key("2.4")}
+
+
+def test_an_enrolled_device_has_the_order_of_its_version_until_it_leaves(home: Home) -> None:
+    home.publish()
+    phone = home.phone(0)
+    database = home.app.state.parts.database
+    with database.writing() as session:
+        device = session.get_one(Device, phone.driver.device_id)
+        assert device.app_version_key == version_key("1.0") != ""
+        device.region, device.hardware_class, device.attributes = "DE", "high", {"beta": True}
+    ask(home, phone, "DELETE", "/v1/device").raise_for_status()
+    with database.reading() as session:
+        left = facts_in(session.get_one(Device, phone.driver.device_id))
+    assert (left.app_version_key, left.region, left.hardware_class, dict(left.attributes)) == ("", None, None, {})
+
+
+def test_a_check_in_of_version_3_is_answered_in_its_version(home: Home) -> None:
+    home.publish()
+    phone = home.phone(0)
+    answer = ask(home, phone, "POST", "/v1/device/check-in", wire.encode(SAID)).raise_for_status()
+    assert answer.json()["version"] == 3
+    unknown = wire.encode(SAID).replace(b'"version":3', b'"version":4')
+    assert refusal(ask(home, phone, "POST", "/v1/device/check-in", unknown)) == "unsupported-version"
