@@ -142,7 +142,7 @@ def _of_tenant(found: Table, tenant: str) -> Select[Any]:
 def _blobs_of(session: Session, tenant: str) -> list[tuple[BlobKind, str]]:
     found: list[tuple[BlobKind, str]] = []
     for kind, of_catalogue in ((BlobKind.BUNDLE, BundleRow), (BlobKind.CHECKPOINT, CheckpointRow)):
-        addresses = select(of_catalogue.sha256).where(of_catalogue.tenant == tenant)  # type: ignore[arg-type,call-overload]
+        addresses = select(of_catalogue.sha256).where(of_catalogue.tenant == tenant)  # type: ignore[call-overload]
         found += [(kind, sha256) for sha256 in session.connection().execute(addresses).scalars()]
     for kind, of_round in ((BlobKind.REPORT, Report), (BlobKind.PARTIAL_SUM, PartialSum)):
         of_rounds = SQLModel.metadata.tables[str(of_round.__tablename__)]
