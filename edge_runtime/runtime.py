@@ -68,7 +68,7 @@ class Runtime:
             state: A folder of the app's own that backups leave out. Everything is kept there.
             transport: The way to the coordinator: a `Network`, an httpx.Client whose base_url it is, or a function
                 that carries one request.
-            installation: Tenant, population, app, its version, platform.
+            installation: Tenant, population, app, its version, platform, and what cohorts ask for.
             roots: The two public keys that are compiled into the app.
             source: Where conditions come from (`edge_runtime.conditions`).
             key: Returns the 32 secret bytes that seal what is stored, from the system's key store; None stores in the

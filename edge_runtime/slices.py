@@ -171,6 +171,7 @@ class Slice:
             visit=visit,
             runtime=device.engine.name,
             examples=count,
+            installation=device.installation,
         )
 
     def _take_on(self, assignment: Assignment) -> None:

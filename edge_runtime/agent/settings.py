@@ -173,13 +173,19 @@ class _Table:
 
 
 def _installation(table: _Table) -> Installation:
-    found = Installation(
-        tenant=table.take("tenant", str),
-        population=table.take("population", str),
-        app=table.option("app", str) or APP,
-        app_version=table.option("app_version", str) or "0.1.0",
-        platform=table.option("platform", str) or "linux",
-    )
+    try:
+        found = Installation(
+            tenant=table.take("tenant", str),
+            population=table.take("population", str),
+            app=table.option("app", str) or APP,
+            app_version=table.option("app_version", str) or "0.1.0",
+            platform=table.option("platform", str) or "linux",
+            region=table.option("region", str),
+            hardware_class=table.option("hardware_class", str),
+            attributes=table.option("attributes", dict) or {},
+        )
+    except Malformed as problem:
+        raise SettingsWrong(f"installation: {problem}") from None
     table.end()
     for key in ("tenant", "population"):
         if not is_name(getattr(found, key)):
@@ -277,9 +283,22 @@ def _or(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 
+_SAYS_NOTHING: Final = """\
+# region = "DE"              # what cohorts ask for: classes that many devices share, nothing that identifies a person
+# hardware_class = "board"
+# attributes = { indoors = true, language = "de", sensors = 4 }
+"""
+
+
 def settings_text(state: Path, installation: Installation, coordinator: str, roots: TrustRoots) -> str:
     """Settings that `settings_of` reads, with what most boards want to change as comments."""
     quoted = {name: json.dumps(value) for name, value in dataclasses.asdict(installation).items()}
+    said = "".join(f"{name} = {quoted[name]}\n" for name in ("region", "hardware_class") if quoted[name] != "null")
+    if installation.attributes:
+        pairs = ", ".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in installation.attributes.items()
+        )
+        said += f"attributes = {{ {pairs} }}\n"
     return f"""# Of edgewise-device. Paths are relative to this file.
 state = {json.dumps(str(state))}
 # key_file = "storage.key"   # 32 secret bytes that seal what is stored; without it, it is stored in the clear
@@ -290,7 +309,7 @@ population = {quoted["population"]}
 app = {quoted["app"]}
 app_version = {quoted["app_version"]}
 platform = {quoted["platform"]}
-
+{said or _SAYS_NOTHING}
 [network]
 coordinator = {json.dumps(coordinator)}
 # ca_file = "ca.pem"         # authorities to trust instead of the public ones

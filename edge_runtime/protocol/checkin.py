@@ -103,15 +103,15 @@ class CheckIn:
         for name in ("app_version", "platform"):
             text = getattr(self, name)
             wire.require(text is not None and is_label(text), f"{name} has 1 to 128 printable characters")
-        for name in ("region", "hardware_class"):
-            code = getattr(self, name)
-            wire.require(code is None or is_code(code), f"{name} is 1 to 32 of A-Z a-z 0-9 . _ -, or null")
         wire.require(self.attributes is not None, "attributes is an object; {} says nothing")
-        require_attributes(self.attributes or {})
+        require_said(self.region, self.hardware_class, self.attributes or {})
 
 
-def require_attributes(attributes: Mapping[str, AttributeValue]) -> None:
+def require_said(region: str | None, hardware_class: str | None, attributes: Mapping[str, AttributeValue]) -> None:
     """Raise `Malformed` unless all of this may be said of a device."""
+    for what, code in (("region", region), ("hardware_class", hardware_class)):
+        sentence = "is 1 to 32 of A-Z a-z 0-9 . _ -, a letter or digit first, or nothing"
+        wire.require(code is None or is_code(code), f"{what} {sentence}")
     wire.require(len(attributes) <= MOST_ATTRIBUTES, f"a device has at most {MOST_ATTRIBUTES} attributes")
     for name, value in attributes.items():
         wire.require(is_attribute_name(name), "the name of an attribute is 1 to 32 of a-z 0-9 _, a letter first")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from edge_runtime.installation import Installation
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES, Bundle, verify_bundle
 from edge_runtime.protocol.checkin import (
@@ -73,6 +74,8 @@ class Offer:
     """32 random hex digits, fresh for every visit."""
     runtime: str
     examples: int
+    installation: Installation | None = None
+    """What the app says of its device; None says nothing, in version 2 of the check-in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +111,22 @@ def check_in(offer: Offer) -> Session[CheckInAnswer]:
         Refusal: The coordinator refused.
     """
     message = CheckIn(
-        version=CheckIn.VERSION,
+        version=2,
         population=offer.population,
         visit=offer.visit,
         runtime=offer.runtime,
         examples=bucketed(offer.examples),
     )
+    if (says := offer.installation) is not None:
+        message = replace(
+            message,
+            version=3,
+            app_version=says.app_version,
+            platform=says.platform,
+            region=says.region,
+            hardware_class=says.hardware_class,
+            attributes=dict(says.attributes),
+        )
     return (yield from ask(CHECK_IN_PATH, message, CheckInAnswer))
 
 

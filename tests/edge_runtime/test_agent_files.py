@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,8 +133,9 @@ class TestSettings:
         assert declared.features == Schema(shape=(3,), dtype="float32", low=-10.0, high=10.0)
         assert (declared.max_rows, declared.time_to_live_s, declared.dedupe) == (10_000, None, True)
 
-    def test_what_enrol_and_declare_write_can_be_read(self, tmp_path: Path) -> None:
-        installation = Installation("acme", "keyboard", "edge", "1.0", 'a "board"')
+    @pytest.mark.parametrize("said", [(), ("DE", "board", {"indoors": True, "language": 'd"e', "sensors": -4})])
+    def test_what_enrol_and_declare_write_can_be_read(self, tmp_path: Path, said: Any) -> None:
+        installation = Installation("acme", "keyboard", "edge", "1.0", 'a "board"', *said)
         text = settings_text(Path(".."), installation, "http://127.0.0.1:1", ROOTS) + collection_text(collection())
         settings = settings_of(text, tmp_path / "phone" / "agent")
         assert settings.state == tmp_path / "phone"
@@ -152,6 +154,18 @@ class TestSettings:
             ("needs_idle = false", "battery_floor = 2.0", "limits: battery_floor is 0 to 1"),
             ('thermal = "none"', 'thermal = "warm"', "assumed: thermal is not one of"),
             ('tenant = "acme"', 'tenant = "Acme Inc"', "installation.tenant is 1 to 64"),
+            ('tenant = "acme"', 'tenant = "acme"\nregion = "a b"', "installation: region is 1 to 32"),
+            ('tenant = "acme"', 'tenant = "acme"\nattributes = 1', "installation.attributes is not a table"),
+            (
+                'tenant = "acme"',
+                'tenant = "acme"\nattributes = { Beta = true }',
+                "installation: the name of an attribute is 1 to 32",
+            ),
+            (
+                'tenant = "acme"',
+                'tenant = "acme"\nattributes = { ram = 1.5 }',
+                "installation: the attribute ram is text",
+            ),
             ('tenant_key = "', 'tenant_key = "zz', "trust.tenant_key is 64 hex digits"),
             ("https://", "ftp://", "network.coordinator begins with https://"),
             ("[trust]", "pins = ['00']\n[trust]", "network.pins is 64 hex digits"),

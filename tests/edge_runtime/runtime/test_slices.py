@@ -11,10 +11,12 @@ import pytest
 from edge_runtime import Floors, Happened, Policy
 from edge_runtime.conditions.fixed import IDEAL
 from edge_runtime.journal import Phase
-from edge_runtime.protocol.checkin import CHECK_IN_PATH
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn
 from edge_runtime.protocol.errors import NotFound, StateInUse
 from edge_runtime.protocol.plan import RateStep
 from edge_runtime.protocol.reasons import Blocker, Outcome, Wait
+from edge_runtime.session import Request, Response
 from edge_runtime.testing import FakeCoordinator, linear_manifest
 from tests.edge_runtime.runtime.bench import COUNT, POLICY, Bench, bench, pairs
 
@@ -48,6 +50,22 @@ def test_a_slice_takes_a_device_from_enrolment_to_a_receipt(home: Bench) -> None
         "checkpoints",
         "participations",
     ]
+
+
+def test_every_check_in_says_what_the_app_says_of_its_device(home: Bench) -> None:
+    sent: list[CheckIn] = []
+
+    def recorded(request: Request, headers: dict[str, str]) -> Response:
+        if request.path == CHECK_IN_PATH:
+            sent.append(wire.decode(CheckIn, request.body))
+        return home.coordinator(request, headers)
+
+    home.transport = recorded
+    with home.runtime() as runtime:
+        runtime.run_slice(600)
+    (message,) = sent
+    assert (message.version, message.app_version, message.platform) == (3, "1.0", "linux")
+    assert (message.region, message.hardware_class, message.attributes) == (None, None, {})
 
 
 def test_the_graph_is_fetched_once(home: Bench) -> None:

@@ -157,6 +157,7 @@ def test_a_chosen_device_fetches_trains_and_reports() -> None:
 def test_a_device_that_is_not_chosen_is_told_when_to_come_back() -> None:
     end, asked = run(coordinator(check_in=accepted(WAIT)))
     assert steps(asked) == ["check_in"]
+    assert wire.decode(CheckInMessage, asked[0].body).version == 2, "nothing is said of the device"
     assert end == VisitEnd(reason=Wait.NOT_SELECTED, after_s=60.0, spread_s=12.0)
 
 
@@ -362,3 +363,38 @@ def test_a_bucket_is_the_power_of_two_below(count: int) -> None:
     else:
         assert bucket <= count < 2 * bucket
         assert bucket & (bucket - 1) == 0
+
+
+def test_a_check_in_says_what_the_app_says_of_its_device() -> None:
+    says = Installation("acme", "keyboard", "app", "2.4.0", "android", "DE", "high", {"beta": True, "ram_gb": 8})
+    _end, asked = run(coordinator(check_in=accepted(WAIT)), offer=dataclasses.replace(OFFER, installation=says))
+    message = wire.decode(CheckInMessage, asked[0].body)
+    assert message.version == 3
+    said = (message.app_version, message.platform, message.region, message.hardware_class, message.attributes)
+    assert said == ("2.4.0", "android", "DE", "high", {"beta": True, "ram_gb": 8})
+    _end, asked = run(
+        coordinator(check_in=accepted(WAIT)),
+        offer=dataclasses.replace(OFFER, installation=Installation("acme", "keyboard", "app", "1.0", "linux")),
+    )
+    silent = wire.decode(CheckInMessage, asked[0].body)
+    assert (silent.region, silent.hardware_class, silent.attributes) == (None, None, {})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"region": "Unter den Linden 1"},
+        {"region": ""},
+        {"hardware_class": "x" * 33},
+        {"attributes": {"Name": "Ada"}},
+        {"attributes": {"ram_gb": 8.5}},
+        {"attributes": {"ram_gb": 2**53}},
+        {"attributes": {"language": "d" * 65}},
+        {"attributes": {"beta": None}},
+        {"attributes": {f"a{number}": 1 for number in range(33)}},
+    ],
+    ids=str,
+)
+def test_an_app_cannot_say_what_does_not_fit(said: dict[str, Any]) -> None:
+    with pytest.raises(Malformed):
+        Installation("acme", "keyboard", "app", "1.0", "linux", **said)
