@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import tuple_
 from sqlmodel import Session, col, delete, select
 
-from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, CheckpointRow, OperatorToken, Population, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest, verify_bundle
@@ -142,7 +142,7 @@ def create_population(session: Session, tenant: Tenant, name: str, now: datetime
         )
 
 
-def store_bundle(blobs: FolderBlobs, tenant: Tenant, sha256: str, raw: bytes) -> Manifest:
+def store_bundle(blobs: Blobs, tenant: Tenant, sha256: str, raw: bytes) -> Manifest:
     """Keep a bundle signed by the tenant as a blob; again changes nothing. Outside transactions: it may be large.
 
     Raises:
@@ -168,7 +168,7 @@ def manifest_of(session: Session, tenant: Tenant, bundle_sha256: str) -> Manifes
 
 
 def sign_imported(
-    blobs: FolderBlobs, tenant: Tenant, bundle_sha256: str, manifest: Manifest, raw: bytes, key: SigningKey
+    blobs: Blobs, tenant: Tenant, bundle_sha256: str, manifest: Manifest, raw: bytes, key: SigningKey
 ) -> Checkpoint:
     """Take first weights signed by the tenant, and sign them as a model version. Outside transactions, as above.
 
@@ -186,7 +186,7 @@ def sign_imported(
 
 
 def store_checkpoint(
-    blobs: FolderBlobs, tenant: str, weights: Weights, bundle_sha256: str, model_version: int, key: SigningKey
+    blobs: Blobs, tenant: str, weights: Weights, bundle_sha256: str, model_version: int, key: SigningKey
 ) -> Checkpoint:
     """Sign weights as a model version and keep them as a blob; again changes nothing."""
     raw = encode_checkpoint(weights, bundle_sha256, model_version, key)

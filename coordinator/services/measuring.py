@@ -9,13 +9,13 @@ from sqlmodel import Session
 from coordinator.core.measuring import Measured
 from coordinator.services.sums import counted_reports, plan_and_manifest, round_sum
 from coordinator.services.updates import commit, count_rounds, is_complete, take_groups
-from coordinator.store.blobs import FolderBlobs
+from coordinator.store.blobs import Blobs
 from coordinator.store.tables import Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.measures import decode_measures
 
 
-def measure(session: Session, blobs: FolderBlobs, round_id: str) -> Measured:
+def measure(session: Session, blobs: Blobs, round_id: str) -> Measured:
     """Open the sum of a round's reports and turn it into means; again gives the same ones.
 
     Raises:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.store import migrate
-from coordinator.store.blobs import FolderBlobs
+from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from edge_runtime.protocol.errors import Refusal
 
 
-def problems(database: Database, blobs: FolderBlobs) -> list[str]:
+def problems(database: Database, blobs: Blobs) -> list[str]:
     """What is missing, a sentence each; empty when everything is there."""
     found = []
     try:

@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from coordinator.core.rounds import STEPS, Event, GroupPhase, Phase, Standing, step
 from coordinator.core.task_settings import TaskSettings, read_settings
-from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
@@ -128,16 +128,16 @@ def record_report(
     return _receipt(session, round_, report)
 
 
-def store_report(blobs: FolderBlobs, expected: Expected, raw: bytes, verified_sha256: str) -> None:
+def store_report(blobs: Blobs, expected: Expected, raw: bytes, verified_sha256: str) -> None:
     """Check a body, whose digest was verified on its way in, and make it durable.
 
-    Raises: As `Expected.check` and `FolderBlobs.put`.
+    Raises: As `Expected.check` and `Blobs.put`.
     """
     expected.check(raw)
     blobs.put(expected.tenant, BlobKind.REPORT, raw, verified_sha256=verified_sha256)
 
 
-def drop_refused(blobs: FolderBlobs, expected: Expected, sha256: str, refusal: Refusal) -> None:
+def drop_refused(blobs: Blobs, expected: Expected, sha256: str, refusal: Refusal) -> None:
     """Delete the blob of a report that was refused for ever after it was stored; a report has a blob of its own."""
     if isinstance(refusal, ConflictingReport | ParticipationEnded | RoundClosed):
         blobs.delete(expected.tenant, BlobKind.REPORT, sha256)

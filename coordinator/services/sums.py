@@ -11,7 +11,7 @@ from sqlmodel import Session, col, func, select
 
 from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
 from coordinator.services.rounds import live_groups
-from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Group, PartialSum, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
@@ -68,7 +68,7 @@ def chunks_to_add(session: Session, group_id: str) -> list[int]:
     return sorted(chunk for chunk in session.exec(chunks).all() if chunk is not None and chunk not in added)
 
 
-def add_chunk(session: Session, blobs: FolderBlobs, tenant: str, group_id: str, chunk: int) -> bytes:
+def add_chunk(session: Session, blobs: Blobs, tenant: str, group_id: str, chunk: int) -> bytes:
     """Add up the reports of one chunk, one in memory at a time; group and chunk, then packed uint32 lanes.
 
     Raises:
@@ -113,7 +113,7 @@ def _unchunked(session: Session, group_id: str) -> int:
     ).one()
 
 
-def round_sum(session: Session, blobs: FolderBlobs, round_: Round) -> LaneVector:
+def round_sum(session: Session, blobs: Blobs, round_: Round) -> LaneVector:
     """The sum of all reports of a round's live groups: those of each group first, then of the groups; exact.
 
     The plan's lanes have room for every participant of a round together, so the groups may be added before opening.
@@ -124,7 +124,7 @@ def round_sum(session: Session, blobs: FolderBlobs, round_: Round) -> LaneVector
     return sum_lanes(_group_sum(session, blobs, round_.tenant, group) for group in live_groups(session, round_.id))
 
 
-def _group_sum(session: Session, blobs: FolderBlobs, tenant: str, group: Group) -> LaneVector:
+def _group_sum(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:
     addresses = session.exec(
         select(PartialSum.sha256).where(PartialSum.group_id == group.id).order_by(col(PartialSum.chunk))
     ).all()

@@ -17,7 +17,7 @@ from coordinator.core.tasks import ENDED, TASK_STEPS, TaskEvent, TaskState
 from coordinator.services.catalogue import check_version
 from coordinator.services.sums import plan_and_manifest
 from coordinator.services.tasks import check_settings, task_named
-from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkpoint import checkpoint_bytes
@@ -152,7 +152,7 @@ class DryRun:
     forecast: Forecast
 
 
-def dry_run(session: Session, tenant: Tenant, name: str, blobs: FolderBlobs, reach: Reaching, now: datetime) -> DryRun:
+def dry_run(session: Session, tenant: Tenant, name: str, blobs: Blobs, reach: Reaching, now: datetime) -> DryRun:
     """Say what a task would do from now on; nothing changes, and no device hears of it.
 
     Raises:
@@ -163,7 +163,7 @@ def dry_run(session: Session, tenant: Tenant, name: str, blobs: FolderBlobs, rea
     plan, manifest = plan_and_manifest(session, task)
     sizes = Sizes(
         checkpoint=checkpoint_bytes(manifest.parameters),
-        bundle=blobs.path(task.tenant, BlobKind.BUNDLE, task.bundle_sha256).stat().st_size,
+        bundle=blobs.size(task.tenant, BlobKind.BUNDLE, task.bundle_sha256),
         report=report_bytes(plan.lanes(), plan.values(manifest.shared_parameters)),
     )
     found = tuple(_findings(session, settings, plan))

@@ -24,7 +24,7 @@ from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.services.rounds import abandon, end_task, live_groups
 from coordinator.services.stops import stop_for
 from coordinator.services.sums import is_added_up, plan_and_manifest, round_sum
-from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import CheckpointRow, Group, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkpoint import Checkpoint, verify_checkpoint
@@ -139,9 +139,7 @@ def drop_stale(session: Session, task_id: str, now: datetime) -> bool:
     return bool(dropped)
 
 
-def compute_update(
-    session: Session, blobs: FolderBlobs, key: SigningKey, task_id: str, round_ids: Sequence[str]
-) -> Update:
+def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str, round_ids: Sequence[str]) -> Update:
     """Turn the sums of rounds into the next model version, as blobs; again gives the same ones.
 
     Σ (1 + staleness)^-exponent × the round's sum goes through the task's server optimiser; see `core.optimisers`. A
