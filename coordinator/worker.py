@@ -158,14 +158,14 @@ class Worker:
             tasks = rounds.tasks_to_tend(session, now)
             found = session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES)).order_by(col(Round.id))).all()
             buffers = updates.buffers(session)
+        for task_id in buffers:
+            what = f"the buffer of task {task_id}"
+            yield _Step(what, task_id, partial(self._empty, task_id, now))
         for task_id in tasks:
             yield _Step(f"task {task_id}", task_id, partial(self._tend, task_id, now))
         for one in found:
             what = f"round {one.number} of task {one.task_id}"
             yield _Step(what, one.task_id, partial(self._move, one, now))
-        for task_id in buffers:
-            what = f"the buffer of task {task_id}"
-            yield _Step(what, task_id, partial(self._empty, task_id, now))
 
     def _write(self, point: CrashPoint, task_id: str, act: Callable[[Session], Answer]) -> Answer:
         """Act for a task in one transaction, as long as this worker holds it.

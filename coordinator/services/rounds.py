@@ -100,29 +100,32 @@ def tend(session: Session, task_id: str, now: datetime) -> bool:
     if not _may_open(task, Counter(found), now):
         return False
     last = session.exec(select(func.max(Round.number)).where(Round.task_id == task.id)).one()
-    checkpoint_sha256 = _newest_model(session, task)
-    session.add(
-        Round(
-            id=secrets.token_hex(16),
-            tenant=task.tenant,
-            task_id=task.id,
-            number=(last or 0) + 1,
-            phase=Phase.SELECTING,
-            checkpoint_sha256=checkpoint_sha256,
-            model_version=session.get_one(CheckpointRow, (task.tenant, checkpoint_sha256)).model_version,
-            opened_at=now,
-            deadline_at=now + timedelta(seconds=read_settings(task.settings).selecting_deadline_s),
-        )
+    round_ = Round(
+        id=secrets.token_hex(16),
+        tenant=task.tenant,
+        task_id=task.id,
+        number=(last or 0) + 1,
+        phase=Phase.SELECTING,
+        checkpoint_sha256=task.checkpoint_sha256,
+        opened_at=now,
+        deadline_at=now + timedelta(seconds=read_settings(task.settings).selecting_deadline_s),
     )
+    _start_from_the_newest(session, task, round_)
     return True
 
 
-def _newest_model(session: Session, task: Task) -> str:
-    """What a round starts from: the task's own newest model version, or that of the task it evaluates."""
+def _start_from_the_newest(session: Session, task: Task, round_: Round) -> None:
+    """Let a round start from the newest model version of its task, or of the task that it evaluates."""
     evaluates = read_settings(task.settings).evaluates
-    if evaluates is None:
-        return task.checkpoint_sha256
-    return session.exec(select(Task.checkpoint_sha256).where(Task.tenant == task.tenant, Task.name == evaluates)).one()
+    of = Task.id == task.id if evaluates is None else Task.name == evaluates
+    newest = session.exec(
+        select(CheckpointRow)
+        .join(Task, (col(Task.tenant) == col(CheckpointRow.tenant)) & (Task.checkpoint_sha256 == CheckpointRow.sha256))
+        .where(Task.tenant == task.tenant, of)
+    ).one()
+    round_.checkpoint_sha256 = newest.sha256
+    round_.model_version = newest.model_version
+    session.add(round_)
 
 
 def is_ready_to_choose(session: Session, round_id: str, now: datetime) -> bool:
@@ -154,7 +157,8 @@ def _pool(round_id: str) -> SelectOfScalar[str]:
 def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
     """Choose participants once the round is ready; abandon it when too few came. Whether anything changed.
 
-    A buffered task's rounds are no larger than its pool: several of them make up the goal.
+    They start from the model version that is the newest now: nobody has asked for another. A buffered task's rounds
+    are no larger than its pool: several of them make up the goal.
     """
     if not is_ready_to_choose(session, round_id, now):
         return False
@@ -170,6 +174,7 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
         most = min(most, settings.pool_size)
     chosen = ranked(round_seed(task.seed, round_.number), pool)[:most]
     _form_groups(session, round_id, chosen, settings.group_size)
+    _start_from_the_newest(session, task, round_)
     round_.phase = step(STEPS, Phase(round_.phase), Event.PARTICIPANTS_CHOSEN)
     round_.deadline_at = now + timedelta(seconds=settings.reporting_deadline_s)
     session.add(round_)
