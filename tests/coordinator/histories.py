@@ -33,6 +33,7 @@ from edge_runtime.protocol.checkpoint import verify_checkpoint
 from edge_runtime.protocol.plan import Close
 from edge_runtime.protocol.report import report_path
 from tests.coordinator.asking import ask, offer, report_of, send_outcome, signature
+from tests.postgres import running
 from tests.programme import (
     BUNDLE_SHA256,
     COORDINATOR_KEY,
@@ -326,21 +327,23 @@ def _act(history: History, rng: random.Random) -> None:
 
 
 @contextlib.contextmanager
-def template() -> Iterator[tuple[Path, str]]:
-    with tempfile.TemporaryDirectory() as scratch:
+def template(database: str = "sqlite") -> Iterator[tuple[Path, str]]:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as server:
         folder = Path(scratch) / "home"
         folder.mkdir()
-        yield folder, make_home(folder)
+        url = server.enter_context(running()).new() if database == "postgresql" else ""
+        yield folder, make_home(folder, url)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="how many histories")
     parser.add_argument("--seed", type=int, default=0, help="of the first one; each next has the next")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     order = parser.parse_args()
     crashes = committed = 0
     logging.getLogger("edgewise.worker").setLevel(logging.CRITICAL)
-    with template() as (folder, token):
+    with template(order.database) as (folder, token):
         print(f"the worker died at each of {die_at_every_point(folder, token)} points of one round: 0 violations")
         for seed in range(order.seed, order.seed + order.count):
             try:
