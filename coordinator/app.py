@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from coordinator.api import device, health, operator
 from coordinator.api.bell import Bell
 from coordinator.api.check_in import CheckInDoor
+from coordinator.api.description import describe, operation_id
 from coordinator.api.desk import Desk
 from coordinator.api.observed import Observed
 from coordinator.api.parts import Parts
@@ -59,6 +60,12 @@ def desk_of(settings: Settings, database: Database, now: Callable[[], datetime])
     return desk
 
 
+def create_worker(settings: Settings, database: Database) -> Worker:
+    """Make a worker for a process of its own."""
+    blobs = FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
+    return Worker(database, blobs, read_key(settings), settings.worker_interval_s, settings.chunk_reports)
+
+
 def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, with_worker: bool = True) -> FastAPI:
     """Make the coordinator: API and embedded worker. Its lifespan migrates the database and starts the worker.
 
@@ -94,6 +101,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         docs_url="/docs",
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        generate_unique_id_function=operation_id,
     )
     app.state.parts = Parts(database=database, blobs=blobs, key=key, now=now, bell=bell, hold_s=settings.hold_s)
     app.state.worker = worker
@@ -111,4 +119,5 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.include_router(device.router)
     app.include_router(operator.router)
     app.include_router(health.router)
+    describe(app)
     return app

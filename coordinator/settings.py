@@ -19,7 +19,9 @@ from coordinator.logs import AccessLog, LogForm
 PREFIX = "EDGEWISE_"
 CONFIG = "EDGEWISE_CONFIG"
 """Names the settings file; a variable of the environment wins over it."""
-_OTHERS = (CONFIG, "EDGEWISE_TEST_", "EDGEWISE_DEVICE_")
+_OTHERS = (CONFIG, "EDGEWISE_ADDRESS", "EDGEWISE_TOKEN_FILE")
+"""Options of commands."""
+_OTHERS_PREFIXES = ("EDGEWISE_TEST_", "EDGEWISE_DEVICE_")
 
 
 class Settings(BaseSettings):
@@ -41,6 +43,9 @@ class Settings(BaseSettings):
     )
     most_waiting: int = Field(
         1024, ge=1, le=1_000_000, description="Check-ins that wait in this process; others are turned away, as `busy`."
+    )
+    drain_s: float = Field(
+        0.0, ge=0, le=300, description="How long a process that is to stop still listens, while `/readyz` says so."
     )
     worker_interval_s: float = Field(0.1, gt=0, le=60, description="Seconds between two looks at open rounds.")
     chunk_reports: int = Field(16, ge=1, le=10_000, description="Reports added up in one step of the worker.")
@@ -82,6 +87,6 @@ class Settings(BaseSettings):
 def unknown_variables() -> list[tuple[str, str | None]]:
     """Variables `EDGEWISE_*` that no setting has, each with the name that was probably meant."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    given = [name for name in os.environ if name.startswith(PREFIX) and not name.startswith(_OTHERS)]
-    strange = sorted(name for name in given if name.upper() not in known)
+    given = [name for name in os.environ if name.startswith(PREFIX) and not name.startswith(_OTHERS_PREFIXES)]
+    strange = sorted(name for name in given if name.upper() not in (*known, *_OTHERS))
     return [(name, next(iter(difflib.get_close_matches(name, known, 1, 0.8)), None)) for name in strange]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -75,24 +76,28 @@ class NotChanged(Exception):
         self.tag = tag
 
 
-def problem_response(
-    request: Request, refusal: Refusal, status: int | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Write a refusal as `application/problem+json`, with the time by the clock that signatures are held against."""
-    status = status or STATUSES[refusal.code]
-    problem = Problem(
+def problem_of(refusal: Refusal, now: datetime, status: int | None = None) -> Problem:
+    """A refusal as a message, with the time by the clock that signatures are held against."""
+    return Problem(
         type=f"urn:edgewise:refusal:{refusal.code}",
         title=refusal.title,
-        status=status,
+        status=status or STATUSES[refusal.code],
         detail=refusal.detail,
         code=refusal.code,
         retry=refusal.retry,
         retry_after_s=refusal.retry_after_s,
-        server_time=int(request.app.state.parts.now().timestamp()),
+        server_time=int(now.timestamp()),
     )
+
+
+def problem_response(
+    request: Request, refusal: Refusal, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Write a refusal as `application/problem+json`."""
+    problem = problem_of(refusal, request.app.state.parts.now(), status)
     challenge = {"www-authenticate": "Bearer"} if refusal.code == "operator-unauthorised" else {}
     return Response(
-        wire.encode(problem), status, {**challenge, **(headers or {})}, media_type="application/problem+json"
+        wire.encode(problem), problem.status, {**challenge, **(headers or {})}, media_type="application/problem+json"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 
 from coordinator.store import postgres
@@ -38,6 +38,17 @@ def missing(database: Database) -> list[str]:
     found = [one.revision for one in script.iterate_revisions("heads", "base")]
     newest = next((place for place, revision in enumerate(found) if revision in applied), len(found))
     return found[:newest][::-1]
+
+
+def revisions() -> list[Script]:
+    """Every revision, oldest first, with what it says of itself."""
+    return list(ScriptDirectory(str(_FOLDER)).iterate_revisions("heads", "base"))[::-1]
+
+
+def applied(database: Database) -> list[str]:
+    """The revisions that the database has, oldest first."""
+    behind = set(missing(database))
+    return [one.revision for one in revisions() if one.revision not in behind]
 
 
 @contextmanager

@@ -126,6 +126,8 @@ def test_nothing_crosses_tenants(home: Home) -> None:
         "/bundles/{sha256}": {"content": BUNDLE},
         "/bundles/{sha256}/checkpoints": {"content": CHECKPOINT},
         "/tasks": {"json": order},
+        "/tasks/{name}": {"json": {"priority": 1}},
+        "/tasks/{name}/clone": {"json": {"name": "theirs"}},
         "/populations/{name}/policy": {"content": wire.encode(Policy())},
         "/populations/{name}/switch": {"json": {"off": True}},
     }

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from coordinator import cli
+from coordinator.commands import serving
 from coordinator.settings import Settings
 from coordinator.store.database import Database
 from edge_runtime.protocol.keys import SigningKey, digest
@@ -121,7 +122,7 @@ class TestServe:
 
     def test_beyond_loopback_needs_a_token(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         init()
-        monkeypatch.setattr(cli, "_listen", lambda _settings: pytest.fail("it must not listen"))
+        monkeypatch.setattr(serving, "listen", lambda _settings: pytest.fail("it must not listen"))
         database = Database(Settings().sqlalchemy_url())
         with database.writing() as session:
             session.connection().exec_driver_sql("DELETE FROM operator_tokens")
@@ -134,7 +135,7 @@ class TestServe:
     ) -> None:
         init()
         (data_dir / "coordinator.sqlite").unlink()
-        monkeypatch.setattr(cli, "_listen", lambda _settings: pytest.fail("it must not listen"))
+        monkeypatch.setattr(serving, "listen", lambda _settings: pytest.fail("it must not listen"))
         assert "there is no operator token" in complaint(run("serve", "--host", "0.0.0.0"))
 
     def test_beyond_loopback_is_allowed_with_a_token(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ class TestServe:
             asked.append(settings.host)
             return socket.create_server(("127.0.0.1", 0))
 
-        monkeypatch.setattr(cli, "_listen", listen_on_loopback)
+        monkeypatch.setattr(serving, "listen", listen_on_loopback)
         assert "would serve" in run("serve", "--host", "0.0.0.0").output
         assert asked == ["0.0.0.0"]
 

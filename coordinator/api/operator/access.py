@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
@@ -138,13 +138,18 @@ def etag(version: int, *more: object) -> str:
     return f'"{"-".join([f"v{version}", *map(str, more)])}"'
 
 
-def expected_version(request: Request) -> int | None:
+IfMatch = Annotated[
+    str | None, Header(description="The ETag of the object; refused when somebody changed it meanwhile.")
+]
+
+
+def expected_version(if_match: IfMatch = None) -> int | None:
     """The version that a change is meant for; None where the caller does not say.
 
     Raises:
         PreconditionFailed: `If-Match` names nothing that this coordinator gave out.
     """
-    tag = request.headers.get("if-match")
+    tag = if_match
     if tag is None or tag.strip() == "*":
         return None
     found = _ETAG.fullmatch(tag.strip())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import secrets
 from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, StrictBool
+from sqlmodel import Session
 
 from coordinator.api.operator.access import (
     Body,
@@ -24,10 +26,13 @@ from coordinator.api.operator.access import (
     tagged,
 )
 from coordinator.api.parts import Parts, PartsOf
+from coordinator.core.cohorts.reading import read_rule
+from coordinator.core.cohorts.rule import Rule
+from coordinator.core.forecast import Reach
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import TaskState
-from coordinator.services import catalogue, funnel, round_views, task_changes, tasks
-from coordinator.store.tables import CheckpointRow, Task
+from coordinator.services import catalogue, cohorts, funnel, reach, round_views, task_changes, tasks
+from coordinator.store.tables import CheckpointRow, Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.keys import SIGNATURE_BYTES
@@ -173,6 +178,23 @@ def clone_task(name: str, wanted: CloneRequest, response: Response, tenant: Tena
     return _answer(parts, response, task)
 
 
+@router.get("/tasks/{name}/dry-run")
+def get_dry_run(name: str, tenant: TenantOf, parts: PartsOf) -> task_changes.DryRun:
+    """What a task would do from now on, and what keeps it from it; nothing changes, and no device hears of it."""
+    with parts.database.reading() as session:
+        return task_changes.dry_run(session, tenant, name, parts.blobs, _reach(parts.now()), parts.now())
+
+
+def _reach(now: datetime) -> task_changes.Reaching:
+    def reached(session: Session, tenant: Tenant, population: str, cohort: str | None) -> Reach:
+        rule = Rule() if cohort is None else read_rule(cohorts.cohort_named(session, tenant, population, cohort).rule)
+        of = catalogue.population_named(session, tenant, population)
+        found = reach.reach(session, of, rule, now, secrets.SystemRandom().random())
+        return Reach(devices=found.matching, check_ins_an_hour=found.check_ins_per_hour)
+
+    return reached
+
+
 @router.get("/tasks/{name}/funnel")
 def get_funnel(name: str, tenant: TenantOf, parts: PartsOf) -> funnel.Funnel:
     """How far the devices of a task came, what became of the others, and what it cost them."""
@@ -192,9 +214,7 @@ def approve_task(
 
 
 @router.post("/tasks/{name}/start")
-def start_task(
-    name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion
-) -> TaskView:
+def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion) -> TaskView:
     """Start an approved task."""
     with parts.database.writing() as session:
         catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)

@@ -1,0 +1,95 @@
+"""Tasks, forecasts and funnels as tables."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import typer
+
+from coordinator.commands.console import moment, print_facts, print_table, short
+
+RECENT: Final = 10
+"""Rounds that are shown of a task."""
+
+
+def rounds_of(one: dict[str, Any]) -> str:
+    wanted = "" if one["rounds_wanted"] is None else f"/{one['rounds_wanted']}"
+    return f"{one['rounds_committed']}{wanted}"
+
+
+def print_task(tree: dict[str, Any]) -> None:
+    print_facts(
+        [
+            ("task", tree["name"]),
+            ("population", tree["population"]),
+            ("state", tree["state"] + (f", {tree['ended_because']}" if tree["ended_because"] else "")),
+            ("rounds", rounds_of(tree)),
+            ("model version", f"{tree['model_version']}, checkpoint {tree['checkpoint_sha256']}"),
+            ("bundle", tree["bundle_sha256"]),
+            *((f"{one}", moment(tree[f"{one}_at"])) for one in ("created", "approved", "started", "ended")),
+            *((f"settings.{name}", value) for name, value in tree["settings"].items() if name != "version"),
+        ]
+    )
+    if tree["rounds"]:
+        typer.echo()
+        print_table(
+            ("round", "phase", "chosen", "reports", "outcomes", "result", "opened"),
+            [
+                (
+                    one["number"],
+                    one["abandonment"] or one["phase"],
+                    one["chosen"],
+                    one["reports"],
+                    ", ".join(f"{count} {reason}" for reason, count in one["outcomes"].items()) or None,
+                    one["metrics"] or short(one["result_sha256"]),
+                    moment(one["opened_at"]),
+                )
+                for one in tree["rounds"][-RECENT:]
+            ],
+            "",
+        )
+
+
+def print_created(tree: dict[str, Any]) -> None:
+    print_facts([("state", tree["state"]), ("checkpoint", tree["checkpoint_sha256"])])
+    print_dry_run(tree["dry_run"])
+
+
+def print_dry_run(tree: dict[str, Any]) -> None:
+    seen = tree["forecast"]
+    total = seen["total"]
+    print_facts(
+        [
+            *(("in the way", one) for one in tree["findings"]),
+            *(("look at", one) for one in seen["cautions"]),
+            ("devices", f"{seen['devices']} match, {seen['chosen']} chosen a round"),
+            ("a round takes", "never gets its reports" if seen["round_s"] is None else f"{seen['round_s']:.0f} s"),
+            ("rounds a day", f"{seen['rounds_a_day']:.1f}"),
+            ("opens", moment(seen["opens_at"])),
+            ("costs a round", _costs(seen["a_round"])),
+            ("costs in all", "unknown: nothing stops it that can be foreseen" if total is None else _costs(total)),
+        ]
+    )
+
+
+def _costs(tree: dict[str, Any]) -> str:
+    moved = (tree["bytes_down"] + tree["bytes_up"]) / 1e6
+    return f"at most {moved:,.1f} MB and {tree['phone_seconds']:,} phone-seconds"
+
+
+def print_funnel(tree: dict[str, Any]) -> None:
+    steps = ("offered", "chosen", "accepted", "downloaded", "reported", "counted")
+    first = tree["chosen"]
+    print_table(
+        ("step", "devices", "of chosen"),
+        [(one, tree[one], "–" if not first else f"{tree[one] / first:.0%}") for one in steps],
+        "",
+    )
+    if tree["outcomes"]:
+        typer.echo()
+        most_first = sorted(tree["outcomes"].items(), key=lambda one: -one[1])
+        print_table(("without a report", "devices"), most_first, "")
+    typer.echo()
+    print_facts(
+        [("phone-seconds", tree["phone_seconds"]), ("bytes", tree["bytes"]), ("battery", tree["battery_percent"])]
+    )
