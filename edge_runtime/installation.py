@@ -16,7 +16,8 @@ class Installation:
     identifies a person. The coordinator keeps the attributes that the population declares, and drops the others.
 
     Attributes:
-        region: A code for a place where many live, such as a country's: 1 to 32 of A-Z a-z 0-9 . _ -; None says nothing.
+        region: A code for a place where many live, such as a country's: 1 to 32 of A-Z a-z 0-9 . _ -; None says
+            nothing.
         hardware_class: A code in the app's words, such as "high"; None says nothing.
         attributes: At most 32; names are 1 to 32 of a-z 0-9 _, values text of at most 64 characters, whole numbers
             below 2^53 in size, or booleans.

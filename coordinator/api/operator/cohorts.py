@@ -34,7 +34,7 @@ EXAMPLE: Final[dict[str, Any]] = {
         ]
     },
     "include": [],
-    "exclude": ["2e30c1fd3b5a4d6e8f90a1b2c3d43f0a"],
+    "exclude": ["00000000000000000000000000000001"],
 }
 """A rule for the API's description."""
 _RULE_BODY: Final[dict[str, Any]] = {
