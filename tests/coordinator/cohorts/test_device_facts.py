@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from coordinator.core.cohorts.declarations import read_declared
+from coordinator.core.cohorts.evaluation import DeviceFacts
 from coordinator.core.cohorts.versions import version_key
 from coordinator.services.device_facts import changes, facts_in, facts_of
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.checkin import CheckIn
+from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer
+from edge_runtime.protocol.keys import digest
 from tests.coordinator.asking import ask, refusal
-from tests.programme import START, Home
+from tests.programme import PLAN, POPULATION, START, Home, Phone
 
 DECLARED = read_declared(
     {
@@ -134,3 +136,60 @@ def test_a_check_in_of_version_3_is_answered_in_its_version(home: Home) -> None:
     assert answer.json()["version"] == 3
     unknown = wire.encode(SAID).replace(b'"version":3', b'"version":4')
     assert refusal(ask(home, phone, "POST", "/v1/device/check-in", unknown)) == "unsupported-version"
+
+
+# --- over the wire ------------------------------------------------------------------------------------------------
+
+ATTRIBUTES: dict[str, Any] = {
+    "beta": {"type": "boolean"},
+    "ram_gb": {"type": "integer", "at_least": 0, "at_most": 64},
+}
+
+
+def says(home: Home, phone: Phone, visit: str, **said: Any) -> CheckInAnswer:
+    """A check-in of version 3 that changes what `SAID` says."""
+    message = replace(SAID, visit=digest(visit.encode(), bytes([phone.number])).hex()[:32], **said)
+    answer = ask(home, phone, "POST", "/v1/device/check-in", wire.encode(message)).raise_for_status()
+    return wire.decode(CheckInAnswer, answer.content)
+
+
+def kept(home: Home, phone: Phone) -> DeviceFacts:
+    with home.app.state.parts.database.reading() as session:
+        return facts_in(session.get_one(Device, phone.driver.device_id))
+
+
+def test_a_check_in_puts_what_is_declared_into_the_devices_row(home: Home) -> None:
+    home.publish()
+    home.operator("PUT", f"/populations/{POPULATION}", json={"attributes": ATTRIBUTES}).raise_for_status()
+    phone = home.phone(0)
+    says(home, phone, "first", attributes={"beta": True, "ram_gb": 65, "owner": "Ada"})
+    found = kept(home, phone)
+    assert (found.platform, found.app_version_key, found.region) == ("android", version_key("2.4"), "DE")
+    assert found.attributes == {"beta": True}
+    says(home, phone, "second", app_version="2.5", region=None, attributes={"ram_gb": 8})
+    found = kept(home, phone)
+    assert (found.app_version_key, found.region, found.attributes) == (version_key("2.5"), None, {"ram_gb": 8})
+
+
+def test_a_task_takes_the_devices_of_its_cohort_and_no_others(home: Home) -> None:
+    home.publish()
+    home.operator("PUT", f"/populations/{POPULATION}", json={"attributes": ATTRIBUTES}).raise_for_status()
+    rule = {
+        "version": 1,
+        "where": {
+            "and": [
+                {"app_version": {"at_least": "2.10"}},
+                {"not": {"attribute": {"name": "beta", "is": True}}},
+            ]
+        },
+    }
+    home.operator("PUT", f"/populations/{POPULATION}/cohorts/new", json=rule).raise_for_status()
+    home.start_task(replace(PLAN, goal=1, min_reports=1), pool_size=1, cohort="new")
+    inside, older, beta = (home.phone(number) for number in range(3))
+    for visit in ("first", "second"):
+        assert says(home, older, visit, app_version="2.9", attributes={}).assignment is None
+        assert says(home, beta, visit, app_version="2.10", attributes={"beta": True}).assignment is None
+        home.look()
+    says(home, inside, "first", app_version="2.10", attributes={})
+    home.look()
+    assert says(home, inside, "second", app_version="2.10", attributes={}).assignment is not None

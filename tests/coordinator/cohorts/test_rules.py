@@ -7,6 +7,7 @@ import math
 import random
 import timeit
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -86,7 +87,7 @@ versions = st.builds(
     lambda release, pre: ".".join(release) + ("-" + ".".join(pre) if pre else ""),
     st.lists(numbers, min_size=1, max_size=4),
     st.lists(parts, max_size=3),
-)
+).filter(lambda version: len(version) <= LONGEST_VERSION)
 
 
 @given(one=versions, two=versions)
@@ -228,6 +229,35 @@ def test_a_wrong_rule_is_refused_with_the_place_and_the_fix(tree: Any, path: str
 def test_what_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(Malformed):
         read_rule(raw)
+
+
+SCRAPS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4)
+KEYS = st.sampled_from(
+    ["version", "where", "include", "exclude", "and", "or", "not", "platform", "app_version", "attribute", "bucket",
+     "name", "in", "is", "at_least", "above", "at_most", "below", "salt", "from", "to", "type", "values", "beta"]
+)  # fmt: skip
+NONSENSE = st.recursive(
+    SCRAPS | st.just(1) | st.just("2.4"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(tree=NONSENSE | NONSENSE.map(lambda where: {"version": 1, "where": where}))
+def test_nonsense_is_a_rule_or_refused(tree: Any) -> None:
+    raw = json.dumps(tree).encode()
+    read = sentence_or(lambda: read_rule(raw))
+    assert len(read) < 500 if isinstance(read, str) else read_rule(encode_rule(read)) == read
+    declared = sentence_or(lambda: read_declared(tree))
+    assert len(declared) < 500 if isinstance(declared, str) else read_declared(declared_tree(declared)) == declared
+
+
+def sentence_or(read: Callable[[], Any]) -> Any:
+    """What is read, or the sentence that refuses it."""
+    try:
+        return read()
+    except Malformed as refused:
+        return refused.detail
 
 
 # --- declarations -------------------------------------------------------------------------------------------------
