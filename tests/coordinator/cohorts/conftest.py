@@ -8,6 +8,7 @@ import pytest
 from coordinator.store import migrate
 from coordinator.store.database import Database
 from tests.coordinator.cohorts.world import DEVICES, disagreements, holding, populate, read
+from tests.postgres import Postgres
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -20,6 +21,19 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         database = Database(request.getfixturevalue("postgres").new())
     populate(database)
     yield database
+    database.close()
+
+
+@pytest.fixture
+def disagreeing_elsewhere(postgres: Postgres) -> Iterator[Callable[[dict[str, Any]], list[str]]]:
+    """The same in a PostgreSQL whose columns sort text as people do: `a` before `B`."""
+    database = Database(postgres.new())
+    populate(database)
+    with holding(database, DEVICES) as connection:
+        for column in ("app_version_key", "platform", "region"):
+            connection.exec_driver_sql(f'ALTER TABLE devices ALTER COLUMN {column} TYPE varchar COLLATE "unicode"')
+        found = read(connection)
+        yield lambda rule: disagreements(connection, found, rule)
     database.close()
 
 

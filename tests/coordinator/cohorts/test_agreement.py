@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import ColumnElement, and_, true
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
 from coordinator.core.cohorts import evaluation
@@ -53,6 +54,12 @@ def test_a_rule_of_the_largest_size_is_evaluated_the_same(disagreeing: Disagreei
     ids = [one["id"] for one in DEVICES]
     rule = {"version": 1, "where": where, "include": [*ids[:9], *others], "exclude": [*ids[5:15], *others]}
     assert disagreeing(rule) == []
+
+
+@ONE_WORLD
+@given(rule=rules(DEVICES))
+def test_the_locale_of_the_database_changes_nothing(disagreeing_elsewhere: Disagreeing, rule: dict[str, Any]) -> None:
+    assert disagreeing_elsewhere(rule) == []
 
 
 # --- deliberate mistakes ------------------------------------------------------------------------------------------
@@ -102,6 +109,18 @@ def test_versions_as_strings_are_found_on_both_sides(disagreeing: Disagreeing, m
 def test_null_under_not_is_found(disagreeing: Disagreeing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cohort_sql, "_known", lambda comparison: comparison)
     assert is_found(disagreeing)
+
+
+def test_text_in_the_order_of_a_locale_is_found(
+    disagreeing_elsewhere: Disagreeing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL without ICU cannot compare in that order at all, and says so; with ICU it finds other devices."""
+    monkeypatch.setattr(cohort_sql, "_bytewise", lambda text: text)
+    try:
+        found = disagreeing_elsewhere({"version": 1, "where": {"app_version": {"below": "2.10.0-Beta"}}})
+    except DBAPIError as problem:
+        found = [str(problem.orig)]
+    assert found
 
 
 def test_true_for_one_is_found(disagreeing: Disagreeing, monkeypatch: pytest.MonkeyPatch) -> None:
