@@ -43,6 +43,7 @@ from edge_runtime.training import Interrupted, Trained, train
 
 Result = TypeVar("Result")
 
+HARDWARE_CLASSES: Final = ("high", "middle", "low")
 RETRIES: Final = Retries(tries=480, pause_s=0.25)
 """Patient enough for a coordinator that is down for two minutes."""
 
@@ -173,6 +174,7 @@ class Fleet:
             visit=hashlib.sha256(f"{self._config.seed}/{phone.index}/{phone.visits}".encode()).hexdigest()[:32],
             runtime=self._runtime,
             examples=len(phone.examples),
+            installation=self._installation(phone),
         )
         self._note(phone, "check-in", f"visit {phone.visits}")
         took_part: list[tuple[int, bool]] = []
@@ -265,16 +267,21 @@ class Fleet:
 
     def _enrol_all(self) -> None:
         everyone = (*self._training, *self._held_out)
-        installation = Installation(self._config.tenant, self._config.population, "edgewise-demo", "1.0", "simulated")
         done = itertools.count(1)
 
         def enrol_one(index: int) -> None:
             phone = everyone[index]
-            self._driver(phone, client).run(enrol(installation, phone.key.public))
+            self._driver(phone, client).run(enrol(self._installation(phone), phone.key.public))
             self._tell(Enrolled(next(done)))
 
         with self._client() as client:
             keep_appointments(len(everyone), enrol_one)
+
+    def _installation(self, phone: Phone) -> Installation:
+        """What a phone says of itself; every third one is of each hardware class, so that cohorts can be tried."""
+        tenant, population = self._config.tenant, self._config.population
+        hardware = HARDWARE_CLASSES[phone.index % len(HARDWARE_CLASSES)]
+        return Installation(tenant, population, "edgewise-demo", "1.0", "simulated", hardware_class=hardware)
 
     def _client(self) -> httpx.Client:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
