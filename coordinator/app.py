@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from coordinator.api import device, health, operator
 from coordinator.api.bell import Bell
-from coordinator.api.check_in import CheckInDoor
+from coordinator.api.check_in import CheckInDoor, DevicesFirst
 from coordinator.api.description import describe, operation_id
 from coordinator.api.desk import Desk
 from coordinator.api.observed import Observed
@@ -60,10 +60,14 @@ def desk_of(settings: Settings, database: Database, now: Callable[[], datetime])
     return desk
 
 
+def blobs_of(settings: Settings) -> FolderBlobs:
+    """Where the settings put blobs."""
+    return FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
+
+
 def create_worker(settings: Settings, database: Database) -> Worker:
     """Make a worker for a process of its own."""
-    blobs = FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
-    return Worker(database, blobs, read_key(settings), settings.worker_interval_s, settings.chunk_reports)
+    return Worker(database, blobs_of(settings), read_key(settings), settings.worker_interval_s, settings.chunk_reports)
 
 
 def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, with_worker: bool = True) -> FastAPI:
@@ -74,7 +78,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         with_worker: Whether rounds are moved by a thread of this process (else by `app.state.worker.look()`).
     """
     database = Database(settings.sqlalchemy_url(), clock=None if now is utc_now else now)
-    blobs = FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
+    blobs = blobs_of(settings)
     key = read_key(settings)
     bell = Bell()
     desk = desk_of(settings, database, now)
@@ -94,7 +98,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
             desk.close()
             database.close()
 
-    app = FastAPI(
+    app = DevicesFirst(
         title="Edgewise coordinator",
         version="1",
         lifespan=lifespan,
@@ -115,7 +119,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.state.metrics = Metrics(read_gauges)
     app.add_middleware(Observed, metrics=app.state.metrics, access=settings.access_log)
     answer_with_problems(app)
-    app.add_middleware(CheckInDoor, desk=desk, bell=bell, hold_s=settings.hold_s)
+    app.door = CheckInDoor(desk, bell, settings.hold_s)
     app.include_router(device.router)
     app.include_router(operator.router)
     app.include_router(health.router)

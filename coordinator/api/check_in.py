@@ -13,8 +13,9 @@ import hashlib
 import time
 from typing import Final
 
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
 
 from coordinator.api.bell import Bell
 from coordinator.api.desk import Desk, DeskFull
@@ -33,18 +34,14 @@ BUSY_SPREAD_S: Final = 540.0
 
 
 class CheckInDoor:
-    """ASGI middleware that answers check-ins at the desk, and lets everything else through."""
+    """Answers check-ins at the desk."""
 
-    def __init__(self, app: ASGIApp, desk: Desk, bell: Bell, hold_s: float) -> None:
-        self._app = app
+    def __init__(self, desk: Desk, bell: Bell, hold_s: float) -> None:
         self._desk = desk
         self._bell = bell
         self._hold_s = hold_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != CHECK_IN_PATH or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
         try:
             answer = _written(await self._answer(scope, receive))
         except Refusal as refusal:
@@ -77,6 +74,25 @@ class CheckInDoor:
                 rung = self._bell.listen()
                 answer = await self._desk.ask(Knock(claim, knock.target, knock.message, again=True))
         return answer
+
+
+class DevicesFirst(FastAPI):
+    """An application whose check-ins go in by the door, and everything else by its router."""
+
+    door: CheckInDoor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != CHECK_IN_PATH or scope["method"] != "POST":
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        try:
+            await self.door(scope, receive, send)
+        except ClientDisconnect:
+            return  # nobody waits for an answer
+        except Exception as bug:
+            sorry = await self.exception_handlers[Exception](Request(scope), bug)  # type: ignore[misc]
+            await sorry(scope, receive, send)
 
 
 @functools.cache

@@ -65,7 +65,7 @@ def json_tree(raw: bytes) -> object:
     if len(raw) > MESSAGE_LIMIT_BYTES:
         raise Malformed(f"a message of {len(raw)} bytes is over the limit of {MESSAGE_LIMIT_BYTES}")
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return _JSON.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError) as problem:
         raise Malformed(f"not JSON: {problem}") from None
 
@@ -127,6 +127,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not allowed")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _plain(value: object) -> object:
