@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, cast
 
-from coordinator.core.cohorts.rule import MOST_VALUES, Attribute, AttributeIn, AttributeIs, AttributeRange, Rule
-from coordinator.core.cohorts.rule import attributes_of as _attributes_of
+from coordinator.core.cohorts.rule import (
+    MOST_VALUES,
+    Attribute,
+    AttributeIn,
+    AttributeIs,
+    AttributeRange,
+    Rule,
+    attributes_of,
+)
 from edge_runtime.protocol.checkin import (
     ATTRIBUTE_INTEGER_LIMIT,
     MOST_ATTRIBUTES,
@@ -69,7 +76,7 @@ def check_rule(rule: Rule, declared: Declared) -> None:
     Raises:
         Malformed: It does; the sentence names the place in the rule, and the fix.
     """
-    for path, condition in _attributes_of(rule.where):
+    for path, condition in attributes_of(rule.where):
         declaration = declared.get(condition.name)
         if declaration is None:
             names = ", ".join(sorted(declared)) or "none"
