@@ -28,6 +28,7 @@ STATUSES: Mapping[str, int] = {
     "device-left": 410,
     "device-storage-full": 507,
     "digest-mismatch": 422,
+    "group-ended": 410,
     "interpreter-failed": 422,
     "interpreter-missing": 422,
     "invalid-examples": 422,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES, is_id
+from edge_runtime.protocol.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_id
 from edge_runtime.protocol.names import is_label as is_label
 from edge_runtime.protocol.names import is_name as is_name
 from edge_runtime.protocol.policy import Policy
@@ -34,7 +34,7 @@ def require_delay(seconds: float, name: str) -> None:
 class Enrol:
     """Signed with the very key it brings. The answer is of the same version."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     OLDEST: ClassVar[int] = 1
     version: int
     tenant: str
@@ -54,18 +54,21 @@ class Enrol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     OLDEST: ClassVar[int] = 1
-    ADDED: ClassVar[Mapping[str, int]] = {"policy": 2}
+    ADDED: ClassVar[Mapping[str, int]] = {"policy": 2, "certificate": 3}
     version: int
     device_id: str
     retry_after_s: float
     """When to check in, in seconds."""
     policy: Policy | None = None
     """When the device may work; null where no operator said so: the app's floors hold."""
+    certificate: bytes = b""
+    """Of the device's key, by the enrolment authority; empty where there is none."""
 
     def __post_init__(self) -> None:
-        wire.require(wire.fits_version(self), "version 1 has no policy")
+        wire.require(wire.fits_version(self), f"version {self.version} has what a later one brought")
+        wire.require(len(self.certificate) in (0, SIGNATURE_BYTES), "certificate has 64 bytes, or is empty")
         wire.require(is_id(self.device_id), "device_id is 32 hex digits")
         require_delay(self.retry_after_s, "retry_after_s")
 

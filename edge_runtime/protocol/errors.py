@@ -208,6 +208,10 @@ class ContradictedGroup(Refusal):
     code, title = "contradicted-group", "The message contradicts what the group agreed on"
 
 
+class GroupEnded(Refusal):
+    code, title = "group-ended", "The group came to nothing, or is over"
+
+
 class BoxNotOpened(Refusal):
     code, title = "box-not-opened", "A sealed box of shares does not open, or holds other shares than were promised"
 

@@ -89,6 +89,8 @@ class TrustRoots:
     """Signs bundles and plans; kept offline by the app's owner."""
     coordinator: PublicKey
     """Signs checkpoints; held by the coordinator."""
+    authority: PublicKey | None = None
+    """Certifies devices for groups that sum securely; None takes no part in any."""
 
 
 def digest(*parts: bytes | memoryview) -> bytes:

@@ -11,6 +11,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import InvalidPlan
 from edge_runtime.protocol.keys import Domain, PublicKey, SigningKey, digest, is_sha256, sign_document, verify_document
 from edge_runtime.protocol.secure_sum.lanes import Lanes
+from edge_runtime.protocol.secure_sum.thresholds import corrupt_members
 
 
 class Kind(StrEnum):
@@ -35,6 +36,8 @@ class Summing(StrEnum):
 
     PLAIN = "plain"
     """The coordinator sees each report."""
+    SECURE = "secure"
+    """It sees sums of groups, and no report. Version 4."""
 
 
 class Privacy(StrEnum):
@@ -101,9 +104,16 @@ class Plan:
         kind: Train the model, or only measure it. Version 3, as all below.
         metrics: Of a plan that measures: what is reported, as `measures` says.
         max_examples: Of a plan that measures: a device weighs as much as so many examples at most.
+        fewest_members: Of secure summing: least members of a group, n_min; the most are `max_participants`. Version 4,
+            as all below.
+        survivors: Of secure summing: fewest reports whose sum may be opened, m.
+        corrupt_permille: Of secure summing: share of members assumed corrupt, in thousandths.
+        dropout_permille: Of secure summing: share that may fall silent, in thousandths; for groups above 200.
+        noise_multiplier: Standard deviation of the noise of a sum, divided by the clipping norm; 0 for none.
+        rotation_seed: Of lanes below 24 bits: 32 bytes.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     OLDEST: ClassVar[int] = 1
     ADDED: ClassVar[Mapping[str, int]] = {
         "rate_steps": 2,
@@ -113,6 +123,12 @@ class Plan:
         "kind": 3,
         "metrics": 3,
         "max_examples": 3,
+        "fewest_members": 4,
+        "survivors": 4,
+        "corrupt_permille": 4,
+        "dropout_permille": 4,
+        "noise_multiplier": 4,
+        "rotation_seed": 4,
     }
 
     version: int
@@ -141,6 +157,12 @@ class Plan:
     kind: Kind = Kind.TRAIN
     metrics: tuple[MetricRange, ...] = ()
     max_examples: int | None = None
+    fewest_members: int | None = None
+    survivors: int | None = None
+    corrupt_permille: int = 100
+    dropout_permille: int = 100
+    noise_multiplier: float = 0.0
+    rotation_seed: bytes = b""
 
     def __post_init__(self) -> None:
         def check(holds: bool, sentence: str) -> None:
@@ -152,7 +174,7 @@ class Plan:
         check(1 <= self.epochs <= 1000, f"epochs is 1 to 1000, not {self.epochs}")
         check(1 <= self.batch_size <= 65536, f"batch_size is 1 to 65536, not {self.batch_size}")
         check(0 < self.learning_rate <= 1000, f"learning_rate is above 0 and at most 1000, not {self.learning_rate}")
-        check(self.lane_bits == 32, f"lanes have 32 bits in plans of these versions, not {self.lane_bits}")
+        check(self.lane_bits == 32 or self.version >= 4, f"lanes have 32 bits before version 4, not {self.lane_bits}")
         check(0 <= self.proximal_mu <= 1000, f"proximal_mu is 0 to 1000, not {self.proximal_mu}")
         check(1 <= self.min_reports <= self.goal, "min_reports is at least 1 and at most the goal")
         check(self.goal <= self.max_participants, "the goal is at most max_participants")
@@ -168,6 +190,7 @@ class Plan:
         check(self.max_example_age_s is None or self.max_example_age_s > 0, "max_example_age_s is above 0")
         check(wire.fits_version(self), f"a plan of version {self.version} has what a later version brought")
         self._check_measures()
+        self._check_summing()
         self.lanes()  # refuses clipping norms, widths and participants that could overflow
 
     def _check_measures(self) -> None:
@@ -190,6 +213,27 @@ class Plan:
             "the clipping_norm of a plan that measures is at least the root of its metrics and one",
         )
 
+    def _check_summing(self) -> None:
+        def check(holds: bool, sentence: str) -> None:
+            if not holds:
+                raise InvalidPlan(sentence)
+
+        members = (self.fewest_members, self.survivors)
+        if self.summing is Summing.PLAIN:
+            check(members == (None, None), "only secure summing has fewest_members and survivors")
+            check(self.noise_multiplier == 0, "noise is added on devices under secure summing alone")
+            return
+        check(self.version >= 4, "secure summing came with version 4")
+        check(None not in members, "secure summing has fewest_members and survivors")
+        check(0 <= self.corrupt_permille < 1000, "corrupt_permille is 0 to 999")
+        check(0 <= self.dropout_permille < 1000, "dropout_permille is 0 to 999")
+
+    def honest_survivors(self) -> int:
+        """Devices whose noise every opened sum has: the fewest survivors less those assumed corrupt, m - A."""
+        if self.survivors is None:
+            return 1
+        return self.survivors - corrupt_members(self.corrupt_permille, self.max_participants)
+
     def most_examples(self) -> int:
         """As many examples as a device weighs at most, of a plan that measures."""
         if self.max_examples is None:
@@ -207,7 +251,14 @@ class Plan:
 
     def lanes(self) -> Lanes:
         """The report codec this plan determines."""
-        return Lanes(bits=self.lane_bits, clipping_norm=self.clipping_norm, max_participants=self.max_participants)
+        return Lanes(
+            bits=self.lane_bits,
+            clipping_norm=self.clipping_norm,
+            max_participants=self.max_participants,
+            noise_multiplier=self.noise_multiplier,
+            honest_survivors=self.honest_survivors(),
+            rotation_seed=self.rotation_seed,
+        )
 
 
 def sign_plan(plan: Plan, key: SigningKey) -> tuple[bytes, bytes]:

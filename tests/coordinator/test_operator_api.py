@@ -292,7 +292,7 @@ def signed_plan(key: SigningKey = TENANT_KEY, **changes: object) -> dict[str, st
         ({"learning_rate": 0.0}, "invalid-plan"),
         ({"clipping_norm": 0.0}, "invalid-plan"),
         ({"lane_bits": 16}, "invalid-plan"),
-        ({"version": 4}, "unsupported-version"),
+        ({"version": 99}, "unsupported-version"),
         ({"epochs": "1"}, "malformed"),
         ({"more": 1}, "malformed"),
         ({"tenant": "globex"}, "conflict"),

@@ -137,7 +137,7 @@ PLAN_3: Final = replace(
 )
 PLAN_3_BYTES, PLAN_3_SIGNATURE = sign_plan(PLAN_3, TENANT_KEY)
 MEASURES: Final = encode_measures(PLAN_3, {"correct": 0.75, "loss": 2.5, "unasked": 1.0}, 48)
-POLICY: Final = Policy(needs_charging=True, quiet_hours=(0, 23), max_participations=10)
+POLICY: Final = Policy(needs_charging=True, quiet_hours=(0, 23), max_participations=10, daily_bytes=50_000_000)
 DEVICE: Final = device_id("acme", DEVICE_KEY.public)
 
 MESSAGES: Final[tuple[object, ...]] = (
@@ -389,7 +389,7 @@ def plan_vectors() -> dict[str, Any]:
             signed(PLAN_BYTES[:-1] + b',"goal":100}', "a key is repeated", "malformed"),
             signed(PLAN_BYTES.replace(b"0.1,", b"1e999,"), "the learning rate is 1e999", "malformed"),
             signed(PLAN_BYTES.replace(b"0.1,", b"NaN,"), "the learning rate is NaN", "malformed"),
-            changed("a later version", "unsupported-version", version=4),
+            changed("a later version", "unsupported-version", version=99),
             changed("the version is text", "malformed", version="1"),
             changed("an unknown key", "malformed", noise=1.0),
             changed("an unknown way of summing", "malformed", summing="in-the-open"),
