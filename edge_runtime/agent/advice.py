@@ -26,6 +26,7 @@ BLOCKED: Final[Mapping[str, str]] = {
     Blocker.PARTICIPATIONS_SPENT: "it took part as often as it may",
     Blocker.SLICE_ENDED: "the time of the slice is over; the next one goes on",
     Blocker.SYSTEM_STOPPED: "it was asked to stop; the next slice goes on",
+    Blocker.APPOINTMENT_AHEAD: "what was trained waits for its appointment with a group",
     Outcome.SWITCHED_OFF: "an operator switched the population off; it asks now and then whether it still is",
     Outcome.OPTED_OUT: "the owner took this device out",
 }

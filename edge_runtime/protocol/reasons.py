@@ -57,6 +57,12 @@ class Outcome(StrEnum):
     """The owner took the device out."""
     SWITCHED_OFF = "switched-off"
     """An operator switched the population off."""
+    GROUP_REFUSED = "group-refused"
+    """This device takes no part in such a group: below its app's floors, not certified, or it was contradicted."""
+    GROUP_ENDED = "group-ended"
+    """The group came to nothing after this device's masked report existed: there is no second one."""
+    POPULATION_TOO_SMALL = "population-too-small"
+    """Too few devices had trained to form a group in which their reports are hidden."""
 
 
 class Blocker(StrEnum):
@@ -88,6 +94,8 @@ class Blocker(StrEnum):
     """Of a running slice only: its time is over."""
     SYSTEM_STOPPED = "system-stopped"
     """Of a running slice only: the operating system asked the app to stop."""
+    APPOINTMENT_AHEAD = "appointment-ahead"
+    """What was trained waits, sealed, for the time at which its group forms."""
 
 
 class Abandonment(StrEnum):
