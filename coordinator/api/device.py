@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime
 
@@ -11,14 +10,25 @@ from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from coordinator.api.parts import BlobResponse, Parts, PartsOf, as_device, message, signature_of, signed_body, target_of
+from coordinator.api.parts import (
+    Parts,
+    PartsOf,
+    as_device,
+    blob_response,
+    message,
+    signature_of,
+    signed_body,
+    target_of,
+)
 from coordinator.services import devices, releases, reports
 from coordinator.store.blobs import BlobKind
+from coordinator.store.crash_points import CrashPoint, crash_point
+from coordinator.store.database import database_now
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CHECK_IN_PATH, bundle_path, checkpoint_path
-from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Enrolled
-from edge_runtime.protocol.errors import BodyTooLarge, Malformed, NotFound, Refusal, ReportLength, Unavailable
+from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol
+from edge_runtime.protocol.errors import BodyTooLarge, NotFound, Refusal, ReportLength, Unavailable
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
 from edge_runtime.protocol.report import (
@@ -43,11 +53,12 @@ async def enrol(request: Request, parts: PartsOf) -> Response:
     claim, body = await signed_body(request)
     brought = wire.decode(Enrol, body)
 
-    def transaction() -> Enrolled:
-        with parts.database.writing() as session:
-            return devices.enrol(session, brought, claim, request.method, target_of(request.scope), parts.now())
-
-    return message(await run_in_threadpool(transaction))
+    method, target = request.method, target_of(request.scope)
+    return message(
+        await run_in_threadpool(
+            parts.database.transact, lambda s: devices.enrol(s, brought, claim, method, target, database_now(s))
+        )
+    )
 
 
 @router.delete(DEVICE_PATH)
@@ -180,12 +191,18 @@ def _counted(
         return held
     body = content()
     reports.store_report(parts.blobs, expected, body, sha256)
+    crash_point(CrashPoint.REPORT_STORED)
     try:
-        with parts.database.writing() as session:
-            return reports.record_report(session, device, expected.participation, sha256, len(body), parts.now())
+        receipt = parts.database.transact(
+            lambda session: reports.record_report(
+                session, device, expected.participation, sha256, len(body), database_now(session)
+            )
+        )
     except Refusal as refusal:
         reports.drop_refused(parts.blobs, expected, sha256, refusal)
         raise
+    crash_point(CrashPoint.REPORT_RECORDED)
+    return receipt
 
 
 @router.post(outcome_path("{participation}"))
@@ -200,24 +217,7 @@ async def outcome(participation: str, request: Request, parts: PartsOf) -> Respo
     )
 
 
-_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
-
-
-def _check_range(wanted: str | None, size: int) -> None:
-    """Raises: Malformed: The range is not one range of the blob."""
-    if wanted is None:
-        return
-    found = _RANGE.fullmatch(wanted)
-    if found is None or int(found[1]) >= size or (found[2] and int(found[2]) < int(found[1])):
-        raise Malformed(f"the range is not one within the blob's {size} bytes")
-
-
 async def _blob(request: Request, parts: Parts, kind: BlobKind, sha256: str) -> Response:
     claim, _body = await signed_body(request, 0)
     tenant = await as_device(request, parts, claim, lambda _s, device, _now: device.tenant)
-    path = parts.blobs.path(tenant, kind, sha256)
-    if not path.is_file():
-        raise NotFound(f"there is no such blob among {kind}")
-    _check_range(request.headers.get("range"), path.stat().st_size)
-    headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{sha256}"'}
-    return BlobResponse(path, media_type="application/octet-stream", headers=headers)
+    return await run_in_threadpool(blob_response, parts.blobs, tenant, kind, sha256, request.headers.get("range"))

@@ -1,8 +1,12 @@
-"""A report is counted at most once, and never lost after its receipt, whatever dies, repeats or goes missing."""
+"""A report is counted at most once, and never lost after its receipt, whatever dies, repeats or goes missing.
+
+Longer: `python -m tests.coordinator.histories --count 10000`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +24,13 @@ from hypothesis.stateful import (
 from sqlmodel import col, delete, select
 
 from coordinator.core.rounds import GroupPhase
-from coordinator.services import reports, rounds
+from coordinator.services import reports, sums, updates
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import Group, Report
 from edge_runtime.protocol.plan import Close
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import sum_lanes
-from tests.coordinator.histories import PHONES, SEAMS_OF_A_STEP, History, die_at_every_point, one_round, play
+from tests.coordinator.histories import PHONES, SEAMS_OF_A_STEP, History, Job, die_at_every_point, one_round, play
 
 _TEMPLATE: list[tuple[Path, str]] = []
 """Hypothesis makes its machines itself: the folder to copy is put here for them."""
@@ -44,12 +48,20 @@ crashes = st.one_of(st.just(1 << 30), st.integers(0, SEAMS_OF_A_STEP))
 hearing = st.booleans()
 
 
-class OneTask(RuleBasedStateMachine):
-    """Anything that may happen to one task, in any order."""
+PROGRAMMES = [
+    (Job("words"),),
+    (Job("words", Close.GOAL, group_size=1),),
+    (Job("words", buffered=True),),
+    (Job("words"), Job("other", Close.GOAL, buffered=True, group_size=1)),
+]
 
-    @initialize(close=st.sampled_from(Close))
-    def begin(self, close: Close) -> None:
-        self.history = History(*_TEMPLATE[0], close)
+
+class Tasks(RuleBasedStateMachine):
+    """Anything that may happen to one task or two, in any order."""
+
+    @initialize(jobs=st.sampled_from(PROGRAMMES))
+    def begin(self, jobs: tuple[Job, ...]) -> None:
+        self.history = History(*_TEMPLATE[0], jobs)
         for number in range(PHONES - 1):
             self.history.check_in(number, anew=False)
         self.history.look()
@@ -58,9 +70,13 @@ class OneTask(RuleBasedStateMachine):
     def check_in(self, number: int, anew: bool, points: int, heard: bool) -> None:
         self.history.check_in(number, anew=anew, points=points, heard=heard)
 
-    @rule(number=phones, points=crashes, heard=hearing, value=st.sampled_from([1.0, 1.0, 0.5]))
-    def report(self, number: int, points: int, heard: bool, value: float) -> None:
-        self.history.report(number, points=points, heard=heard, value=value)
+    @rule(number=phones, points=crashes, heard=hearing, seed=st.sampled_from([0, 0, 1]))
+    def report(self, number: int, points: int, heard: bool, seed: int) -> None:
+        self.history.report(number, points=points, heard=heard, seed=seed)
+
+    @rule(which=st.integers(0, 1), what=st.sampled_from(["pause", "resume", "resume"]), points=crashes)
+    def operate(self, which: int, what: str, points: int) -> None:
+        self.history.operate(which, what, points)
 
     @rule(which=st.integers(0, 50), resigned=st.booleans(), points=crashes)
     def replay(self, which: int, resigned: bool, points: int) -> None:
@@ -95,21 +111,28 @@ class OneTask(RuleBasedStateMachine):
                 self.history.close()
 
 
-def test_whatever_happens_to_one_task_loses_nothing_and_counts_nothing_twice() -> None:
+def test_whatever_happens_to_tasks_loses_nothing_and_counts_nothing_twice() -> None:
     """Many more histories: `python -m tests.coordinator.histories --count 10000`."""
     few = settings(max_examples=2, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(OneTask, settings=few)
+    run_state_machine_as_test(Tasks, settings=few)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_random_history_loses_nothing_and_counts_nothing_twice(made: tuple[Path, str], seed: int) -> None:
-    history = play(*made, seed)
-    assert history.sent, "something happened"
+@pytest.mark.parametrize("first", range(0, 84, 14))
+def test_random_histories_lose_nothing_and_count_nothing_twice(made: tuple[Path, str], kind: str, first: int) -> None:
+    """Of one task or two, synchronous and buffered, in one group or in several."""
+    told = crashes = 0
+    for seed in range(first, first + (14 if kind == "sqlite" else 3)):
+        history = play(*made, seed, steps=14)
+        told += sum(len(phones) for phones in history.acknowledged.values())
+        crashes += history.crashes
+    assert told
+    assert crashes
 
 
-def test_the_worker_may_die_at_any_point_of_adding_up(made: tuple[Path, str]) -> None:
-    """At every eighth point here, and at each of them in the long form."""
-    assert die_at_every_point(*made, every=8) >= 24
+@pytest.mark.parametrize("job", [Job("words"), Job("words", group_size=1), Job("words", buffered=True)])
+def test_the_worker_may_die_at_any_point_of_adding_up(made: tuple[Path, str], job: Job) -> None:
+    """At every twelfth point here, and at each of them in the long form."""
+    assert die_at_every_point(*made, every=12, job=job) >= 24
 
 
 def test_counting_a_report_twice_is_caught(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +142,7 @@ def test_counting_a_report_twice_is_caught(made: tuple[Path, str], monkeypatch: 
         total = sum_lanes(np.frombuffer(body, "<u4", offset=32) for body in bodies)
         return b"".join([bytes(16), chunk.to_bytes(4, "little"), total.tobytes()])
 
-    monkeypatch.setattr(rounds, "add_chunk", all_of_the_group)
+    monkeypatch.setattr(sums, "add_chunk", all_of_the_group)
     with pytest.raises(AssertionError, match="counted twice"):
         one_round(*made)
 
@@ -129,11 +152,12 @@ def test_forgetting_a_report_is_caught(made: tuple[Path, str], monkeypatch: pyte
         waiting = select(Report).where(Report.group_id == group_id, Report.chunk == None)  # noqa: E711
         return len(session.exec(waiting).all()) >= chunk_reports
 
-    def closed(session: Any, group_id: str) -> bool:
-        return bool(session.get_one(Group, group_id).phase == GroupPhase.ADDING)
+    def closed(session: Any, round_id: str) -> bool:
+        phases = session.exec(select(Group.phase).where(Group.round_id == round_id)).all()
+        return set(phases) == {GroupPhase.ADDING}
 
-    monkeypatch.setattr(rounds, "wants_chunk", only_full_chunks)
-    monkeypatch.setattr(rounds, "is_added_up", closed)
+    monkeypatch.setattr(sums, "wants_chunk", only_full_chunks)
+    monkeypatch.setattr(updates, "is_added_up", closed)
     with pytest.raises(AssertionError, match="acknowledged and lost"):
         one_round(*made)
 
@@ -155,12 +179,59 @@ def test_a_receipt_before_the_report_is_durable_is_caught(
         one_round(*made)
 
 
+def test_a_sum_that_is_applied_and_stays_in_the_buffer_is_caught(
+    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = updates.compute_update
+
+    def forgetting_one(*arguments: Any) -> Any:
+        update = right(*arguments)
+        return replace(update, rounds=update.rounds[1:], groups=update.groups[1:])
+
+    monkeypatch.setattr(updates, "compute_update", forgetting_one)
+    with pytest.raises(AssertionError, match="counted twice"):
+        one_round(*made, job=Job("words", buffered=True))
+
+
+def test_a_stale_sum_of_full_weight_is_caught(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    right = updates.buffered_sum
+
+    def wave(history: History, *numbers: int) -> None:
+        for number in numbers:
+            history.check_in(number, anew=True)
+        history.look()
+        for number in numbers:
+            history.check_in(number, anew=False)
+
+    def one_is_late() -> None:
+        """Phones 0 and 1 report when the model has moved on; two more make up the next update with them."""
+        history = History(*made, [Job("words", buffered=True)])
+        try:
+            wave(history, 0, 1)
+            for numbers in ((2, 3), (2, 3), (0, 1), (2, 3)):
+                if 2 in numbers:
+                    wave(history, *numbers)
+                for number in numbers:
+                    history.report(number)
+                history.look()
+            assert [one["model_version"] for one in history.home.rounds()][:4] == [0, 0, 0, 1]
+            assert history.home.task()["model_version"] == 2
+            history.check()
+        finally:
+            history.close()
+
+    one_is_late()
+    monkeypatch.setattr(updates, "buffered_sum", lambda held, _exponent: right(held, 0.0))
+    with pytest.raises(AssertionError, match="counted twice"):
+        one_is_late()
+
+
 def test_taking_other_bytes_under_the_same_id_is_caught(
     made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A check that never finds a report already held records it again."""
     monkeypatch.setattr(reports, "check_acceptable", lambda *_arguments: None)
-    history = History(*made, Close.ALL_RESOLVED)
+    history = History(*made)
     try:
         for number in range(3):
             history.check_in(number, anew=False)
@@ -174,7 +245,7 @@ def test_taking_other_bytes_under_the_same_id_is_caught(
 
 
 def test_giving_up_is_counted_as_such(made: tuple[Path, str]) -> None:
-    history = History(*made, Close.ALL_RESOLVED)
+    history = History(*made)
     try:
         for number in range(3):
             history.check_in(number, anew=False)
