@@ -40,19 +40,34 @@ class Event(StrEnum):
 
 
 class GroupPhase(StrEnum):
-    """Of a group whose reports are summed in plain."""
+    """Of a group: of plain summing the first two, of secure summing the next five, then the last two of both."""
 
     REPORTING = "reporting"
     ADDING = "adding"
     """Closed: which reports count is fixed."""
+    FORMING = "forming"
+    """Devices that trained are asked to join."""
+    SHARING = "sharing"
+    """The roster is fixed."""
+    MASKING = "masking"
+    """Who shared is fixed; masked reports come."""
+    CONFIRMING = "confirming"
+    """Whose report is in the sum is fixed."""
+    UNMASKING = "unmasking"
+    """Enough have confirmed, and the ledger was charged."""
     SUMMED = "summed"
-    """Its sum is in a model version, or waits in the buffer."""
+    """Plain: its sum is in a model version, or waits in the buffer. Secure: its sum was opened."""
     ABORTED = "aborted"
 
 
 class GroupEvent(StrEnum):
     CLOSED = "closed"
     SUM_TAKEN = "sum-taken"
+    ROSTER_FIXED = "roster-fixed"
+    SHARERS_FIXED = "sharers-fixed"
+    SURVIVORS_FIXED = "survivors-fixed"
+    CONFIRMED = "confirmed"
+    SUM_OPENED = "sum-opened"
     ABORTED = "aborted"
 
 
@@ -62,6 +77,8 @@ class Standing(StrEnum):
     CHOSEN = "chosen"
     """The device does not know it yet."""
     ASSIGNED = "assigned"
+    TRAINED = "trained"
+    """Of secure summing: its change waits on the device to be summed."""
     REPORTED = "reported"
     ENDED = "ended"
     """Without a report; the outcome says why."""
@@ -96,13 +113,33 @@ GROUP_STEPS: Mapping[tuple[GroupPhase, GroupEvent], GroupPhase] = {
     (GroupPhase.REPORTING, GroupEvent.ABORTED): GroupPhase.ABORTED,
     (GroupPhase.ADDING, GroupEvent.SUM_TAKEN): GroupPhase.SUMMED,
     (GroupPhase.ADDING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.FORMING, GroupEvent.ROSTER_FIXED): GroupPhase.SHARING,
+    (GroupPhase.FORMING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.SHARING, GroupEvent.SHARERS_FIXED): GroupPhase.MASKING,
+    (GroupPhase.SHARING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.MASKING, GroupEvent.SURVIVORS_FIXED): GroupPhase.CONFIRMING,
+    (GroupPhase.MASKING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.CONFIRMING, GroupEvent.CONFIRMED): GroupPhase.UNMASKING,
+    (GroupPhase.CONFIRMING, GroupEvent.ABORTED): GroupPhase.ABORTED,
+    (GroupPhase.UNMASKING, GroupEvent.SUM_OPENED): GroupPhase.SUMMED,
+    (GroupPhase.UNMASKING, GroupEvent.ABORTED): GroupPhase.ABORTED,
     (GroupPhase.SUMMED, GroupEvent.ABORTED): GroupPhase.ABORTED,  # its sum never came out of the buffer
 }
+FIRST_GROUP_PHASES = (GroupPhase.REPORTING, GroupPhase.FORMING)
+"""Plain and secure groups begin here."""
+SECURE_PHASES = (
+    GroupPhase.FORMING,
+    GroupPhase.SHARING,
+    GroupPhase.MASKING,
+    GroupPhase.CONFIRMING,
+    GroupPhase.UNMASKING,
+)
+"""Of a group that sums securely, before it ends, in this order."""
 
 OPEN_PHASES = (Phase.SELECTING, Phase.TRAINING, Phase.REPORTING)
 """Devices may work for the round, or their reports are being added up."""
 UNENDED_PHASES = (*OPEN_PHASES, Phase.BUFFERED)
-OPEN_STANDINGS = (Standing.CHOSEN, Standing.ASSIGNED)
+OPEN_STANDINGS = (Standing.CHOSEN, Standing.ASSIGNED, Standing.TRAINED)
 
 
 class BadTransition(RuntimeError):

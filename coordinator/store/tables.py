@@ -212,6 +212,10 @@ class Group(SQLModel, table=True):
     round_id: str = Field(foreign_key="rounds.id", max_length=ID)
     number: int
     phase: str = Field(max_length=16)
+    step_deadline_at: datetime | None = Field(default=None, sa_column=_at(nullable=True))
+    """Of secure summing: when the phase ends at the latest."""
+    ended_because: str | None = Field(default=None, max_length=32)
+    """Of secure summing: a `GroupEnd` code, if it came to nothing."""
 
 
 class Candidate(SQLModel, table=True):
@@ -231,7 +235,8 @@ class Participation(SQLModel, table=True):
     )
     id: str = Field(primary_key=True, max_length=ID)
     round_id: str = Field(foreign_key="rounds.id", max_length=ID)
-    group_id: str = Field(foreign_key="groups.id", max_length=ID, index=True)
+    group_id: str | None = Field(default=None, foreign_key="groups.id", max_length=ID, index=True)
+    """Of secure summing: null until a group asks it to join, and again when the group went on without it."""
     device_id: str = Field(foreign_key="devices.id", max_length=ID)
     standing: str = Field(max_length=16)
     visit: str | None = Field(default=None, max_length=ID)

@@ -57,6 +57,8 @@ class Outcome(StrEnum):
     """The owner took the device out."""
     SWITCHED_OFF = "switched-off"
     """An operator switched the population off."""
+    QUARANTINED = "quarantined"
+    """The device was seen to harm groups."""
     GROUP_REFUSED = "group-refused"
     """This device takes no part in such a group: below its app's floors, not certified, or it was contradicted."""
     GROUP_ENDED = "group-ended"
@@ -114,3 +116,24 @@ class Abandonment(StrEnum):
     """Its task met a stop condition first."""
     TOO_STALE = "too-stale"
     """Its sum waited in the buffer until the model had gone too far ahead."""
+    POPULATION_TOO_SMALL = "population-too-small"
+    """Too few devices came together for a group that sums securely."""
+
+
+class GroupEnd(StrEnum):
+    """Why a group that was to sum securely came to nothing."""
+
+    TOO_FEW_JOINED = "too-few-joined"
+    TOO_FEW_SHARED = "too-few-shared"
+    TOO_FEW_SURVIVORS = "too-few-survivors"
+    """Too few masked reports came."""
+    TOO_FEW_CONFIRMED = "too-few-confirmed"
+    TOO_FEW_REVEALED = "too-few-revealed"
+    """Too few right shares came for the sum to be opened."""
+    INCONSISTENT_SHARES = "inconsistent-shares"
+    """A member had shared another secret than it committed to; it is named."""
+    ZERO_LANES = "zero-lanes"
+    """Somebody used another model, or lied: nobody can tell who."""
+    STORAGE_DAMAGED = "storage-damaged"
+    ROUND_ENDED = "round-ended"
+    """Its round was abandoned."""

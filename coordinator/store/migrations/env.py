@@ -3,6 +3,7 @@
 from alembic import context
 from sqlmodel import SQLModel
 
+import coordinator.store.group_tables
 import coordinator.store.leases
 import coordinator.store.tables  # noqa: F401  (registers the tables)
 
