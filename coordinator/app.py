@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from fastapi import FastAPI
 
@@ -21,10 +21,13 @@ from coordinator.metrics import Metrics, Reading
 from coordinator.services.checkins import CheckIns, Knock
 from coordinator.services.gauges import gauges
 from coordinator.services.pace import Pace
+from coordinator.services.retention import Keep
 from coordinator.settings import Settings
 from coordinator.store import migrate
-from coordinator.store.blobs import FolderBlobs
+from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
+from coordinator.store.news import hearing
+from coordinator.store.s3 import open_blobs
 from coordinator.worker import Worker
 from edge_runtime.protocol.checkin import CheckInAnswer
 from edge_runtime.protocol.errors import Malformed, Refusal
@@ -60,14 +63,28 @@ def desk_of(settings: Settings, database: Database, now: Callable[[], datetime])
     return desk
 
 
-def blobs_of(settings: Settings) -> FolderBlobs:
-    """Where the settings put blobs."""
-    return FolderBlobs(settings.blob_folder(), settings.free_disk_bytes)
+def blobs_of(settings: Settings) -> Blobs:
+    """Where the settings put blobs.
+
+    Raises: As `open_blobs`.
+    """
+    return open_blobs(settings.blob_url, settings.blob_folder(), settings.free_disk_bytes)
 
 
-def create_worker(settings: Settings, database: Database) -> Worker:
-    """Make a worker for a process of its own."""
-    return Worker(database, blobs_of(settings), read_key(settings), settings.worker_interval_s, settings.chunk_reports)
+def create_worker(
+    settings: Settings, database: Database, blobs: Blobs | None = None, changed: Callable[[], None] = lambda: None
+) -> Worker:
+    """Make a worker: for a process of its own, or of the blobs that a process has."""
+    return Worker(
+        database,
+        blobs or blobs_of(settings),
+        read_key(settings),
+        settings.worker_interval_s,
+        settings.chunk_reports,
+        changed,
+        lease_s=settings.lease_s,
+        keep=Keep(timedelta(days=settings.keep_rounds_days), timedelta(seconds=settings.sweep_after_s)),
+    )
 
 
 def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, with_worker: bool = True) -> FastAPI:
@@ -77,12 +94,17 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         now: The clock; aware, UTC.
         with_worker: Whether rounds are moved by a thread of this process (else by `app.state.worker.look()`).
     """
-    database = Database(settings.sqlalchemy_url(), clock=None if now is utc_now else now)
+    database = Database(
+        settings.sqlalchemy_url(),
+        connections=settings.database_connections,
+        clock=None if now is utc_now else now,
+    )
     blobs = blobs_of(settings)
     key = read_key(settings)
     bell = Bell()
     desk = desk_of(settings, database, now)
-    worker = Worker(database, blobs, key, settings.worker_interval_s, settings.chunk_reports, bell.ring)
+    # On PostgreSQL the bell is rung by what transactions tell, this process's own too.
+    worker = create_worker(settings, database, blobs, (lambda: None) if database.is_postgres else bell.ring)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -92,7 +114,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         if with_worker:
             worker.start()
         try:
-            yield
+            async with hearing(database, bell.ring):
+                yield
         finally:
             worker.stop()
             desk.close()

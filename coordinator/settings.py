@@ -31,7 +31,11 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("edgewise-data"), description="Folder of the embedded database, blobs and keys.")
     database_url: str = Field("", repr=False, description="SQLAlchemy address; empty for SQLite in the data folder.")
+    database_connections: int = Field(
+        20, ge=2, le=1000, description="Connections to PostgreSQL that one process holds at most."
+    )
     blob_dir: Path | None = Field(None, description="Folder of the blobs; unset for `blobs` in the data folder.")
+    blob_url: str = Field("", description="`s3://bucket/prefix` of the blobs; empty for a folder.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on.")
     hold_s: float = Field(20.0, ge=0, le=45, description="How long a check-in may be held open for an assignment.")
@@ -49,6 +53,15 @@ class Settings(BaseSettings):
     )
     worker_interval_s: float = Field(0.1, gt=0, le=60, description="Seconds between two looks at open rounds.")
     chunk_reports: int = Field(16, ge=1, le=10_000, description="Reports added up in one step of the worker.")
+    lease_s: float = Field(
+        15.0, ge=1, le=600, description="A worker that is silent for so long loses its tasks to the next one."
+    )
+    keep_rounds_days: float = Field(
+        90.0, ge=1, le=36_500, description="Who took part in a round is forgotten so long after its end."
+    )
+    sweep_after_s: float = Field(
+        86_400.0, ge=600, le=1e9, description="Blobs that no row names are swept when they are so old."
+    )
     log_form: LogForm = Field(LogForm.TEXT, description="Of the log on standard error: `text` or `json`.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="From which level on.")
     access_log: AccessLog = Field(AccessLog.OPERATORS, description="Requests in the log: `none`, `operators` or `all`.")
@@ -86,7 +99,8 @@ class Settings(BaseSettings):
 
 def unknown_variables() -> list[tuple[str, str | None]]:
     """Variables `EDGEWISE_*` that no setting has, each with the name that was probably meant."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = [name.upper() for name in Settings.model_fields]
     given = [name for name in os.environ if name.startswith(PREFIX) and not name.startswith(_OTHERS_PREFIXES)]
-    strange = sorted(name for name in given if name.upper() not in (*known, *_OTHERS))
-    return [(name, next(iter(difflib.get_close_matches(name, known, 1, 0.8)), None)) for name in strange]
+    strange = sorted(name for name in given if name not in _OTHERS and name.upper().removeprefix(PREFIX) not in known)
+    meant = {name: difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1, 0.7) for name in strange}
+    return [(name, f"{PREFIX}{meant[name][0]}" if meant[name] else None) for name in strange]

@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -14,8 +14,11 @@ from sqlmodel import Session, col, select
 
 from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
-from coordinator.services import devices, idempotency, measuring, rounds, sums, updates
-from coordinator.store.blobs import BlobKind, FolderBlobs
+from coordinator.housekeeping import HEARTBEAT_S, House
+from coordinator.services import measuring, rounds, sums, updates
+from coordinator.services.retention import Keep
+from coordinator.store import news
+from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import Database, database_now
 from coordinator.store.leases import LeaseLost
@@ -23,12 +26,8 @@ from coordinator.store.tables import Round
 from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound, StorageFull, Unavailable
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.reasons import Abandonment
-from edge_runtime.protocol.signing import NONCE_LIFETIME_S
 
 _log = logging.getLogger("edgewise.worker")
-
-HEARTBEAT_S = 1.0
-NONCE_SWEEP_S = 60.0
 
 Answer = TypeVar("Answer")
 
@@ -50,17 +49,23 @@ class Worker:
     Args:
         interval_s: Seconds between two looks.
         chunk_reports: Reports added up in one step; memory holds one of them and one sum.
-        changed: Is called after rounds opened, chose or ended: what held check-ins wait for.
+        changed: Is called after rounds opened, chose or ended: what held check-ins wait for. Other processes are told
+            by the transaction itself.
+        lease_s: A worker that is silent for so long loses its tasks to the next one.
+        keep: For how long what is kept.
     """
 
     def __init__(
         self,
         database: Database,
-        blobs: FolderBlobs,
+        blobs: Blobs,
         key: SigningKey,
         interval_s: float,
         chunk_reports: int,
         changed: Callable[[], None] = lambda: None,
+        *,
+        lease_s: float = 15.0,
+        keep: Keep = Keep(),  # noqa: B008  # frozen
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -68,19 +73,16 @@ class Worker:
         self._interval_s = interval_s
         self._chunk_reports = chunk_reports
         self._changed = changed
-        self._claims = Claims(database, secrets.token_hex(16))
+        self._lease_s = lease_s
+        holder = secrets.token_hex(16)
+        self._claims = Claims(database, holder, lease_s)
+        self._house = House(database, blobs, self._claims, holder, keep)
         self._news = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._beaten_at: datetime | None = None
-        self._swept_at: datetime | None = None
 
     def resume(self) -> None:
-        """Give open rounds back the time of the outage, and forget parts of reports. Once, before the first look."""
-        self._blobs.drop_all_parts()
-        self._catch_up()
-
-    def _catch_up(self) -> None:
+        """Give open rounds back the time of the outage, if no other worker did. Before the first look."""
         with self._database.writing() as session:
             down_s = rounds.move_deadlines(session, database_now(session))
         if down_s > HEARTBEAT_S * 3:
@@ -98,12 +100,33 @@ class Worker:
             self._thread.join()
 
     def run(self) -> None:
-        """Look until `stop`."""
+        """Look until `stop`, and renew leases meanwhile: a step may take longer than they last."""
+        over = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(over,), name="edgewise-leases", daemon=True)
+        renewing.start()
+        try:
+            self._run()
+        finally:
+            over.set()
+            renewing.join()
+        try:
+            self._claims.keep(())
+        except Exception:  # they expire by themselves
+            _log.exception("leases could not be given back")
+
+    def _renew(self, over: threading.Event) -> None:
+        while not over.wait(self._lease_s / 3):
+            try:
+                self._claims.renew()
+            except Exception:
+                _log.exception("leases could not be renewed")
+
+    def _run(self) -> None:
         reachable = True
         while not self._stopping.wait(self._interval_s):
             try:
                 if not reachable:
-                    self._catch_up()  # devices could not report either
+                    self.resume()  # devices could not report either
                     reachable = True
                 self.settle()
             except (Unavailable, StorageFull):
@@ -113,10 +136,6 @@ class Worker:
             except Exception:
                 _log.exception("a look at the open rounds failed")
                 self._stopping.wait(5.0)
-        try:
-            self._claims.keep(())
-        except Exception:  # they expire by themselves
-            _log.exception("leases could not be given back")
 
     def settle(self) -> None:
         """Look until nothing moves any more; then wake held check-ins, even if some round is in trouble."""
@@ -136,7 +155,7 @@ class Worker:
         """
         moved: set[str] = set()
         problems: list[Exception] = []
-        for step in self._steps(self._keep_house()):
+        for step in self._steps(self._house.look()):
             if self._stopping.is_set():
                 break
             try:
@@ -167,8 +186,13 @@ class Worker:
             what = f"round {one.number} of task {one.task_id}"
             yield _Step(what, one.task_id, partial(self._move, one, now))
 
-    def _write(self, point: CrashPoint, task_id: str, act: Callable[[Session], Answer]) -> Answer:
+    def _write(
+        self, point: CrashPoint, task_id: str, act: Callable[[Session], Answer], *, tells: bool = False
+    ) -> Answer:
         """Act for a task in one transaction, as long as this worker holds it.
+
+        Args:
+            tells: Whether held check-ins are to hear of it, unless the act answers that nothing changed.
 
         Raises:
             LeaseLost: It does not any more.
@@ -177,12 +201,15 @@ class Worker:
         def transaction(session: Session) -> Answer:
             self._claims.check(session, task_id)
             answer = act(session)
+            if tells and answer is not False:
+                news.tell(session)
             session.flush()
             crash_point(point)
             return answer
 
         answer = self._database.transact(transaction)
         crash_point(point)
+        self._news |= tells and answer is not False
         return answer
 
     # --- tasks ------------------------------------------------------------------------------------------------------
@@ -190,9 +217,9 @@ class Worker:
     def _tend(self, task_id: str, now: datetime) -> bool:
         if not self._claims.hold(task_id):
             return False
-        moved = self._write(CrashPoint.TASK_TENDED, task_id, lambda session: rounds.tend(session, task_id, now))
-        self._news |= moved
-        return moved
+        return self._write(
+            CrashPoint.TASK_TENDED, task_id, lambda session: rounds.tend(session, task_id, now), tells=True
+        )
 
     def _empty(self, task_id: str, now: datetime) -> bool:
         """Drop what is stale in a task's buffer, and apply an update if there is enough for one."""
@@ -224,13 +251,15 @@ class Worker:
             return
         crash_point(CrashPoint.UPDATE_STORED)
         done = self._write(
-            CrashPoint.UPDATE_COMMITTED, task_id, lambda session: updates.commit_update(session, update, now)
+            CrashPoint.UPDATE_COMMITTED,
+            task_id,
+            lambda session: updates.commit_update(session, update, now),
+            tells=True,
         )
-        self._news = True
         replaced = update.replaced_state_sha256
         if done and replaced is not None and replaced != update.state_sha256:
             self._blobs.delete(update.tenant, BlobKind.OPTIMISER_STATE, replaced)
-        self._collect_garbage()
+        self._house.collect_garbage()
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
@@ -249,11 +278,11 @@ class Worker:
             ready = rounds.is_ready_to_choose(session, round_.id, now)
         if not ready or not self._claims.hold(round_.task_id):
             return False
-        self._news = True
         return self._write(
             CrashPoint.PARTICIPANTS_CHOSEN,
             round_.task_id,
             lambda session: rounds.choose_participants(session, round_.id, now),
+            tells=True,
         )
 
     def _close(self, round_: Round, now: datetime) -> bool:
@@ -317,16 +346,18 @@ class Worker:
             CrashPoint.METRICS_COMMITTED,
             round_.task_id,
             lambda session: measuring.commit_metrics(session, round_.id, found, now),
+            tells=True,
         )
-        self._news = True
-        self._collect_garbage()
+        self._house.collect_garbage()
 
     def _abort(self, damaged: sums.GroupDamaged, task_id: str, now: datetime) -> None:
         _log.error("a group is aborted, %s", Abandonment.STORAGE_DAMAGED, exc_info=damaged)
         self._write(
-            CrashPoint.GROUP_ABORTED, task_id, lambda session: rounds.abort_group(session, damaged.group_id, now)
+            CrashPoint.GROUP_ABORTED,
+            task_id,
+            lambda session: rounds.abort_group(session, damaged.group_id, now),
+            tells=True,
         )
-        self._news = True
 
     def _give_up(self, task_id: str, round_ids: tuple[str, ...], why: Abandonment, now: datetime) -> None:
         _log.exception("rounds %s are abandoned: %s", ", ".join(round_ids), why)
@@ -335,37 +366,4 @@ class Worker:
             for round_id in round_ids:
                 rounds.give_up_sum(session, round_id, why, now)
 
-        self._write(CrashPoint.ROUND_GIVEN_UP, task_id, give_up)
-        self._news = True
-
-    # --- house ------------------------------------------------------------------------------------------------------
-
-    def _keep_house(self) -> datetime:
-        """Say that the coordinator is alive, sweep now and then, and tell the time by the database's clock."""
-        with self._database.reading() as session:
-            now = database_now(session)
-        if self._beaten_at is None or now - self._beaten_at >= timedelta(seconds=HEARTBEAT_S):
-            self._database.transact(lambda session: rounds.beat(session, now))
-            self._beaten_at = now
-        if self._swept_at is None or now - self._swept_at >= timedelta(seconds=NONCE_SWEEP_S):
-            forgotten = now - timedelta(seconds=NONCE_LIFETIME_S)
-            self._database.transact(lambda session: devices.forget_nonces(session, forgotten))
-            answers = now - timedelta(seconds=idempotency.KEPT_S)
-            self._database.transact(lambda session: idempotency.forget(session, answers))
-            self._claims.sweep()
-            self._collect_garbage()
-            self._swept_at = now
-        return now
-
-    def _collect_garbage(self) -> None:
-        """Delete blobs of ended rounds; a crash in between leaves them for the next sweep."""
-        while True:
-            with self._database.reading() as session:
-                found = sums.garbage(session)
-            if not found:
-                return
-            for blob, _row in found:
-                self._blobs.delete(blob.tenant, blob.kind, blob.sha256)
-            crash_point(CrashPoint.GARBAGE_DELETED)
-            self._database.transact(partial(sums.forget, found=found))
-            crash_point(CrashPoint.GARBAGE_RECORDED)
+        self._write(CrashPoint.ROUND_GIVEN_UP, task_id, give_up, tells=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,22 +13,24 @@ from fastapi import Depends, Request
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope
 
 from coordinator.api.bell import Bell
 from coordinator.services import devices
-from coordinator.store.blobs import FolderBlobs
-from coordinator.store.database import Database
+from coordinator.store.blobs import STEP_BYTES, BlobKind, Blobs
+from coordinator.store.database import Database, database_now
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import BodyTooLarge, Refusal
+from edge_runtime.protocol.errors import BodyTooLarge, Malformed, Refusal
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.signing import SIGNATURE_HEADERS, SignedBy, claimed, verify_body
 
 Answer = TypeVar("Answer")
 
 _LENGTH_DIGITS = 18
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
+_BYTES = "application/octet-stream"
 _DEVICE_HEADERS = {name.encode(): name for name in (*SIGNATURE_HEADERS, "content-length")}
 
 
@@ -36,7 +39,7 @@ class Parts:
     """Everything a request may need."""
 
     database: Database
-    blobs: FolderBlobs
+    blobs: Blobs
     key: SigningKey
     now: Callable[[], datetime]
     bell: Bell
@@ -133,6 +136,13 @@ async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BY
     return claim, body
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What was done is undone, and the transaction commits all the same."""
+
+    why: Refusal
+
+
 async def as_device(
     request: Request,
     parts: Parts,
@@ -141,7 +151,9 @@ async def as_device(
     *,
     leaving: bool = False,
 ) -> Answer:
-    """Authenticate the device and act for it, in one transaction off the event loop.
+    """Authenticate the device and act for it, in one transaction off the event loop, whose time `act` is given.
+
+    The transaction may be repeated: `act` reads and writes by the session, and does nothing else.
 
     A device that left, or whose population is switched off, may do nothing but leave.
 
@@ -149,21 +161,22 @@ async def as_device(
     """
     method, target = request.method, target_of(request.scope)
 
-    def transaction() -> Answer:
-        now = parts.now()
-        with parts.database.writing() as session:
-            device = devices.authenticate(session, claim, method, target, now)
-            session.flush()
-            try:
-                with session.begin_nested():
-                    if not leaving:
-                        devices.check_welcome(session, device)
-                    return act(session, device, now)
-            except Refusal as refusal:
-                refused = refusal
-        raise refused
+    def transaction(session: Session) -> Answer | _Refused:
+        now = database_now(session)
+        device = devices.authenticate(session, claim, method, target, now)
+        session.flush()
+        try:
+            with session.begin_nested():
+                if not leaving:
+                    devices.check_welcome(session, device)
+                return act(session, device, now)
+        except Refusal as refusal:
+            return _Refused(refusal)
 
-    return await run_in_threadpool(transaction)
+    answer = await run_in_threadpool(parts.database.transact, transaction)
+    if isinstance(answer, _Refused):
+        raise answer.why
+    return answer
 
 
 def message(answer: object) -> Response:
@@ -174,4 +187,38 @@ def message(answer: object) -> Response:
 class BlobResponse(FileResponse):
     """A file, read in steps large enough that a checkpoint of a phone's model takes one or two."""
 
-    chunk_size = 1 << 20
+    chunk_size = STEP_BYTES
+
+
+def blob_response(blobs: Blobs, tenant: str, kind: BlobKind, sha256: str, wanted: str | None) -> Response:
+    """The immutable bytes of a blob, wherever blobs are. Blocks, so not on the event loop.
+
+    Args:
+        wanted: The header `Range`: one range of bytes, or none for all of them.
+
+    Raises:
+        NotFound: There is no such blob.
+        Malformed: The range is not one range within the blob.
+        Unavailable: The place of the blobs does not answer.
+    """
+    size = blobs.size(tenant, kind, sha256)
+    start, end = _range(wanted, size)
+    headers = {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{sha256}"'}
+    file = blobs.file_of(tenant, kind, sha256)
+    if file is not None:
+        return BlobResponse(file, media_type=_BYTES, headers=headers)  # it reads the header itself
+    headers |= {"accept-ranges": "bytes", "content-length": str(end - start)}
+    if wanted is not None:
+        headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
+    steps = blobs.stream(tenant, kind, sha256, start, end)
+    return StreamingResponse(steps, 200 if wanted is None else 206, headers, media_type=_BYTES)
+
+
+def _range(wanted: str | None, size: int) -> tuple[int, int]:
+    """The first byte that is wanted, and the one after the last."""
+    if wanted is None:
+        return 0, size
+    found = _RANGE.fullmatch(wanted)
+    if found is None or int(found[1]) >= size or (found[2] and int(found[2]) < int(found[1])):
+        raise Malformed(f"the range is not one within the blob's {size} bytes")
+    return int(found[1]), min(int(found[2]) + 1, size) if found[2] else size

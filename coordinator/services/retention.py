@@ -19,9 +19,20 @@ from coordinator.store.blobs import BlobKind, Blobs, Stored
 from coordinator.store.tables import Candidate, Group, PartialSum, Participation, Report, Round, Task
 
 SWEPT = (BlobKind.REPORT, BlobKind.PARTIAL_SUM, BlobKind.OPTIMISER_STATE, None)
+EVERY = timedelta(hours=1)
 CLOCK_MARGIN = timedelta(minutes=10)
 """How far the clock of the blobs may be from the database's."""
 STEP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """For how long what is kept."""
+
+    rounds: timedelta = timedelta(days=90)
+    """Who took part in a round, after its end."""
+    blobs: timedelta = timedelta(days=1)
+    """A blob that no row names, after it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +100,13 @@ def orphans(
 
 
 def stale(blobs: Blobs, before: datetime) -> Iterator[list[Stored]]:
-    """Blobs of the kinds that are swept and were written before, in steps for `sweep`."""
-    old = (one for one in blobs.stored() if one.modified_at < before and one.kind in SWEPT)
-    while step := list(islice(old, STEP)):
-        yield step
+    """Blobs of the kinds that are swept and were written before, in steps for `sweep`; a step may have none.
+
+    So many blobs are looked at for a step, whatever they are: each takes as long as any other.
+    """
+    every = blobs.stored()
+    while step := list(islice(every, STEP)):
+        yield [one for one in step if one.modified_at < before and one.kind in SWEPT]
 
 
 def sweep(session: Session, blobs: Blobs, found: Collection[Stored]) -> int:

@@ -226,11 +226,6 @@ class FolderBlobs:
         """Forget the parts of a report; again changes nothing."""
         self._part_path(tenant, participation).unlink(missing_ok=True)
 
-    def drop_all_parts(self) -> None:
-        """Forget every part, at a start: whose report it was sends it again."""
-        for path in self._folder.glob(f"*/{PARTS}/*"):
-            path.unlink(missing_ok=True)
-
     def _part_path(self, tenant: str, participation: str) -> Path:
         return self._folder / parts_key(tenant, participation)
 

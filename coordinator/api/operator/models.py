@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from coordinator.api.operator.access import Body, Cursor, Limit, OperatorRoute, RawBody, TenantOf, paged, takes
-from coordinator.api.parts import BlobResponse, PartsOf
+from coordinator.api.parts import PartsOf, blob_response
 from coordinator.services import catalogue
 from coordinator.store.blobs import BlobKind
 from coordinator.store.tables import CheckpointRow
@@ -63,12 +63,9 @@ def list_checkpoints(
 
 
 @router.get("/checkpoints/{sha256}/content", response_class=Response)
-def get_checkpoint(sha256: str, tenant: TenantOf, parts: PartsOf) -> Response:
+def get_checkpoint(sha256: str, request: Request, tenant: TenantOf, parts: PartsOf) -> Response:
     """The bytes of a model version."""
-    path = parts.blobs.path(tenant.name, BlobKind.CHECKPOINT, sha256)
-    if not path.is_file():
-        raise NotFound("there is no such checkpoint")
-    return BlobResponse(path, media_type="application/octet-stream")
+    return blob_response(parts.blobs, tenant.name, BlobKind.CHECKPOINT, sha256, request.headers.get("range"))
 
 
 @router.get("/checkpoints/{sha256}")
