@@ -148,7 +148,8 @@ class AliasTable:
 
     def law(self) -> dict[int, int]:
         """The weights that draws have, in units of 2^-128: what tests hold against the formula."""
-        full, found = 1 << (PRECISION_BITS - self.columns_log2), {}
+        full = 1 << (PRECISION_BITS - self.columns_log2)
+        found: dict[int, int] = {}
         for border, below, above in zip(self.borders, self.below.tolist(), self.above.tolist(), strict=True):
             found[below] = found.get(below, 0) + border
             found[above] = found.get(above, 0) + full - border
@@ -231,7 +232,8 @@ class DiscreteGaussian:
         values = high + low
         kept &= ~negative | (values != 0)
         np.negative(values, out=values, where=negative)
-        return values[kept]
+        chosen: Integers = values[kept]
+        return chosen
 
 
 def coarse_steps_log2(sigma: float) -> int:

@@ -6,6 +6,7 @@ probability `FALSE_ALARM` in each.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Final
@@ -75,7 +76,8 @@ def cells(sigma: float) -> npt.NDArray[np.int64]:
         reach = int(4 * sigma)
         return np.arange(-reach, reach + 1)
     wide = np.rint(stats.norm.ppf(np.linspace(0, 1, 202)[1:-1]) * sigma).astype(np.int64)
-    return np.unique(np.concatenate((wide, [-1, 0])))
+    edges: Integers = np.unique(np.concatenate((wide, [-1, 0])))
+    return edges
 
 
 def law_p_value(draws: Integers, sigma: float) -> float:
@@ -124,7 +126,8 @@ def test_a_million_large_draws_pass_kolmogorov_and_smirnov(sigma: float) -> None
 
 
 def _rounded_normal(sigma: float) -> Integers:
-    return np.rint(np.random.default_rng(1).normal(0, sigma, DRAWS)).astype(np.int64)
+    rounded: Integers = np.rint(np.random.default_rng(1).normal(0, sigma, DRAWS)).astype(np.int64)
+    return rounded
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_a_word_that_meets_a_border_is_decided_by_the_next_one() -> None:
     word = np.array([(column << (64 - table.columns_log2)) | (border >> 64)], np.uint64)
     low = border % (1 << 64)
     for next_word, value in ((low - 1, table.below[column]), (low, table.above[column])):
-        assert table.draw(word, lambda _count, word=next_word: np.array([word], np.uint64))[0] == value
+        assert table.draw(word, functools.partial(np.full, fill_value=next_word, dtype=np.uint64))[0] == value
 
 
 @pytest.mark.parametrize(("excess", "sigma"), [(1, 300.0), (12_345, 300.0), (10**9, 2e5), (7, 2.0**26)])

@@ -1,0 +1,59 @@
+"""The exact privacy curve of the continuous Gaussian mechanism; an oracle for every other accountant.
+
+k releases of sensitivity 1 with noise z, without sampling, are as private as one with μ = √k / z:
+
+    δ(ε) = Φ(μ/2 - ε/μ) - e^ε Φ(-μ/2 - ε/μ)
+
+Source: https://arxiv.org/abs/1805.06530, theorem 8; composition: https://arxiv.org/abs/1905.02383, corollary 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+from coordinator.core.privacy.conversions import check_delta, least
+
+
+def exact_delta(mu: float, epsilon: float) -> float:
+    """δ at ε ≥ 0 for noise of 1/μ sensitivities, μ > 0."""
+    first, second = epsilon / mu - mu / 2, epsilon / mu + mu / 2
+    return max(0.0, _upper_tail(first) - math.exp(epsilon + _log_upper_tail(second)))
+
+
+def exact_epsilon(mu: float, delta: float) -> float:
+    """ε at δ; 0 for μ = 0."""
+    check_delta(delta)
+    if mu == 0:
+        return 0.0
+    # Beyond it the first term of δ alone is below δ: Φ(-t) <= exp(-t²/2).
+    high = mu * (mu / 2 + math.sqrt(-2 * math.log(delta)))
+    return least(lambda epsilon: exact_delta(mu, epsilon) <= delta, high)
+
+
+def least_noise(epsilon: float, delta: float) -> float:
+    """1/μ: the least noise multiplier of one release that keeps (ε, δ).
+
+    Raises:
+        ValueError: ε is not above 0: no noise is enough.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"ε is above 0, not {epsilon}")
+    return least(lambda noise: noise > 0 and exact_delta(1 / noise, epsilon) <= delta, _enough(epsilon, delta))
+
+
+def _enough(epsilon: float, delta: float) -> float:
+    noise = 1.0
+    while exact_delta(1 / noise, epsilon) > delta:
+        noise *= 2
+    return noise
+
+
+def _upper_tail(at: float) -> float:
+    """P[N(0, 1) > at]."""
+    return math.erfc(at / math.sqrt(2)) / 2
+
+
+def _log_upper_tail(at: float) -> float:
+    if at < 37:
+        return math.log(_upper_tail(at))
+    return -at * at / 2 - math.log(at) - math.log(2 * math.pi) / 2  # from above, by 1/at² of it

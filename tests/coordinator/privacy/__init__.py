@@ -1,0 +1,1 @@
+"""What privacy costs: every figure against an oracle that was written apart."""

@@ -1,0 +1,35 @@
+"""`python -m tests.coordinator.privacy.second_opinions`: what Opacus says, as JSON; pytest need not load torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Final
+
+from coordinator.accounting import OpacusPrv, OpacusRdp
+from coordinator.core.privacy.events import Accountant, ConcentratedEvent, Event, GaussianEvent
+
+DELTA: Final = 1e-6
+CASES: Final[dict[str, list[Event]]] = {
+    "reference": [GaussianEvent(1.0, 0.01, 1000)],
+    "long reference": [GaussianEvent(1.0, 0.01, 10_000)],
+    "unsampled": [GaussianEvent(1.0)],
+    "little noise": [GaussianEvent(0.5)],
+    "much noise": [GaussianEvent(20.0)],
+    "repeated": [GaussianEvent(4.0, 1.0, 50)],
+    "changing rates": [GaussianEvent(1.0, 0.01, 500), GaussianEvent(1.0, 0.02, 300), GaussianEvent(2.0, 0.05, 100)],
+    "rarely": [GaussianEvent(1.0, 0.002, 1000)],
+}
+CONCENTRATED: Final = (0.001, 0.2, 0.5, 1.0, 10.0)
+
+
+def main() -> None:
+    prv: Accountant = OpacusPrv()
+    rdp: Accountant = OpacusRdp()
+    found = {name: [prv.epsilon(events, DELTA), rdp.epsilon(events, DELTA)] for name, events in CASES.items()}
+    found["concentrated"] = [rdp.epsilon([ConcentratedEvent(rho)], DELTA) for rho in CONCENTRATED]
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Distributed, correlated and adaptively clipped: each mechanism's cost against its own definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Final
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.core.privacy import blt
+from coordinator.core.privacy.blt import Blt, fitted
+from coordinator.core.privacy.clipping import AdaptiveClipping, count_noise, count_steps, delta_multiplier
+from coordinator.core.privacy.conversions import Values
+from coordinator.core.privacy.correlated import (
+    correlated_rho,
+    independent_column,
+    inverse_column,
+    noise_for,
+    prefix_error,
+    restarted_rho,
+    root_column,
+    sensitivity,
+)
+from coordinator.core.privacy.distributed import GroupNoise, closeness, excess, local_noise, recipients_rho, sum_rho
+from coordinator.core.privacy.participation import (
+    Barred,
+    Participation,
+    ParticipationLimits,
+    barred,
+    composed_rho,
+    dearest,
+)
+from coordinator.core.privacy.refusals import InvalidClippingNorm, InvalidLimits, InvalidNoise
+from edge_runtime.protocol.secure_sum.lanes import Lanes
+from tests.coordinator.privacy import oracle
+
+ROUNDS, SEPARATION = 60, 20
+EVERY_BLT: Final = tuple(fitted(ROUNDS, SEPARATION, buffers) for buffers in (1, 2, 3))
+
+
+@pytest.mark.parametrize(("sigma", "devices"), [(0.5, 3), (0.7, 4), (1.0, 3), (2.0, 3)])
+def test_the_sum_of_discrete_gaussians_costs_no_more_than_is_claimed(sigma: float, devices: int) -> None:
+    reach = int(14 * sigma) + 12
+    one = law = oracle.discrete_gaussian(sigma, reach)
+    for _device in range(devices - 1):
+        law = oracle.added(law, one)
+    for shift, order in itertools.product((1, 2), (1.5, 2.0, 5.0)):
+        claimed = sum_rho(sigma, devices, shift, 1)
+        assert oracle.renyi(law, shift, order, reach) <= claimed * order
+
+
+def test_few_steps_on_the_grid_cost_privacy_and_four_cost_none() -> None:
+    assert closeness(1.0, 100) > 1e-4
+    assert closeness(4.0, 1000) * 1e9 < 1e-50
+    assert sum_rho(1.0, 100, 10.0, 1_000_000) > 1.5 * sum_rho(1.0, 100, 10.0, 1)
+    assert sum_rho(0.4, 100, 10.0, 1) == math.inf
+
+
+def lanes(**changes: object) -> Lanes:
+    plain = Lanes(bits=24, clipping_norm=1.0, max_participants=100, noise_multiplier=1.0, honest_survivors=70)
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_a_groups_claim_is_that_of_its_noise_multiplier_and_a_little_rounding() -> None:
+    noise = GroupNoise.of(lanes(), 1_000_000)
+    assert 0.5 < noise.rho < 0.5001
+    assert noise.multiplier == pytest.approx(1.0, rel=1e-4)
+    assert GroupNoise.of(lanes(bits=20, rotation_seed=bytes(32)), 1_000_000).rho > noise.rho
+
+
+@settings(deadline=None)
+@given(survivors=st.integers(56, 100), corrupt=st.integers(0, 10))
+def test_dropped_corrupt_and_silent_devices_never_weaken_the_claim(survivors: int, corrupt: int) -> None:
+    """Whoever is left of 100 with m = 56 and A = 10, the honest noise of an opened sum is at least z C."""
+    each = local_noise(1.0, 1.0, fewest_survivors=56, corrupt=10)
+    assert each * math.sqrt(survivors - corrupt) >= 1.0 - 1e-12
+    assert excess(survivors, 56, 10) >= each * math.sqrt(survivors - corrupt) - 1e-12
+
+
+def test_noise_for_all_that_were_asked_would_be_too_little_once_some_are_gone() -> None:
+    each = local_noise(1.0, 1.0, fewest_survivors=100, corrupt=0)  # the mistake: calibrated to who was asked
+    assert each * math.sqrt(80 - 10) < 0.84
+    with pytest.raises(ValueError, match="honest"):
+        local_noise(1.0, 1.0, fewest_survivors=10, corrupt=10)
+
+
+def test_more_groups_help_against_recipients_only() -> None:
+    assert recipients_rho(0.5, 25) == pytest.approx(0.5 / 25)
+
+
+@pytest.mark.parametrize("column", [root_column(ROUNDS), independent_column(ROUNDS), EVERY_BLT[1].column(ROUNDS)])
+def test_no_pattern_of_participation_is_more_sensitive_than_is_claimed(column: Values) -> None:
+    dense = oracle.toeplitz(column)
+    claimed = sensitivity(column, SEPARATION)
+    rng = np.random.default_rng(0)
+    for _pattern in range(300):
+        times = [int(rng.integers(0, SEPARATION))]
+        while times[-1] + SEPARATION < ROUNDS:
+            times.append(times[-1] + SEPARATION + int(rng.integers(0, 5)))
+        gave = rng.normal(size=(ROUNDS, 3)) * 0
+        for time in (time for time in times if time < ROUNDS):
+            one = rng.normal(size=3) + 2
+            gave[time] = one / np.linalg.norm(one)
+        assert np.linalg.norm(dense @ gave) <= claimed + 1e-9
+
+
+def test_sensitivity_is_reached_by_the_first_rounds() -> None:
+    dense, gave = oracle.toeplitz(root_column(ROUNDS)), np.zeros(ROUNDS)
+    gave[::SEPARATION] = 1
+    assert np.linalg.norm(dense @ gave) == pytest.approx(sensitivity(root_column(ROUNDS), SEPARATION))
+    assert sensitivity(root_column(ROUNDS), SEPARATION, limit=1) == pytest.approx(np.linalg.norm(root_column(ROUNDS)))
+
+
+def test_the_root_is_the_root_of_prefix_sums() -> None:
+    dense = oracle.toeplitz(root_column(ROUNDS))
+    assert np.allclose(dense @ dense, np.tril(np.ones((ROUNDS, ROUNDS))))
+    assert np.allclose(oracle.toeplitz(inverse_column(root_column(ROUNDS))) @ dense, np.eye(ROUNDS))
+
+
+@pytest.mark.parametrize("factor", EVERY_BLT)
+def test_noise_from_buffers_cancels_as_the_matrix_says(factor: Blt) -> None:
+    dense = np.linalg.inv(oracle.toeplitz(factor.column(ROUNDS)))
+    fresh, buffers, made = np.eye(ROUNDS), factor.begin(ROUNDS), []
+    for row in fresh:
+        noise, buffers = factor.step(buffers, row)
+        made.append(noise)
+    assert np.allclose(np.array(made), dense)
+    assert np.allclose(blt._quick_noise_column(factor, ROUNDS), factor.noise_column(ROUNDS))
+    assert prefix_error(factor.noise_column(ROUNDS), 1.0) == pytest.approx(np.linalg.norm(np.array(made).sum(axis=0)))
+
+
+def test_a_few_buffers_do_better_than_the_root_at_the_designs_setting() -> None:
+    factor, column = fitted(1000, 100), root_column(1000)
+    root = prefix_error(inverse_column(column), noise_for(1.0, column, 100))
+    ours = prefix_error(factor.noise_column(1000), noise_for(1.0, factor.column(1000), 100))
+    assert 10 < ours < root
+    assert correlated_rho(factor.column(1000), 100, noise_for(1.0, factor.column(1000), 100)) == pytest.approx(1.0)
+
+
+def test_fitting_is_the_same_each_time() -> None:
+    blt.fitted.cache_clear()
+    assert fitted(ROUNDS, SEPARATION, 2) == EVERY_BLT[1]
+
+
+def test_a_restart_costs_both_stretches() -> None:
+    column = root_column(30)
+    assert restarted_rho([column, column], SEPARATION, 2.0) == pytest.approx(
+        2 * correlated_rho(column, SEPARATION, 2.0)
+    )
+
+
+def test_a_column_that_grows_has_no_known_sensitivity() -> None:
+    for column in (np.array([1.0, 1.1]), np.array([1.0, -0.1])):
+        with pytest.raises(ValueError, match="does not increase"):
+            sensitivity(column, 1)
+
+
+@pytest.mark.parametrize(
+    ("decays", "weights"), [((1.0,), (0.1,)), ((0.5,), (1.1,)), ((0.5,), (-0.1,)), ((), ()), ((0.5,), (0.1, 0.1))]
+)
+def test_a_factor_out_of_range_is_refused(decays: tuple[float, ...], weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"decays|weights|buffers"):
+        Blt(decays, weights)
+
+
+@settings(deadline=None)
+@given(
+    costs=st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), max_size=9),
+    separation=st.integers(1, 4),
+    most=st.one_of(st.none(), st.integers(1, 4)),
+)
+def test_the_dearest_rounds_are_the_dearest_of_all_choices(
+    costs: list[float], separation: int, most: int | None
+) -> None:
+    choices = (
+        chosen
+        for size in range(len(costs) + 1)
+        for chosen in itertools.combinations(range(len(costs)), size)
+        if all(b - a >= separation for a, b in itertools.pairwise(chosen)) and (most is None or size <= most)
+    )
+    exact = max((sum(costs[at] for at in chosen) for chosen in choices), default=0.0)
+    assert dearest(costs, ParticipationLimits(separation=separation, most=most)) == pytest.approx(exact)
+
+
+@settings(deadline=None)
+@given(rounds=st.integers(1, 40), separation=st.integers(1, 12), most=st.one_of(st.none(), st.integers(1, 9)))
+def test_equal_rounds_compose_by_the_rule(rounds: int, separation: int, most: int | None) -> None:
+    limits = ParticipationLimits(separation=separation, most=most)
+    times = min(rounds, math.ceil(rounds / separation), most or rounds)
+    assert composed_rho(0.25, rounds, limits) == dearest([0.25] * rounds, limits) == 0.25 * times
+
+
+def test_a_device_is_barred_for_the_first_reason_that_holds() -> None:
+    limits, past = ParticipationLimits(separation=10, least_gap_s=3600, most=2), [Participation(20, 1000.0)]
+    assert barred(past, 29, 1e6, limits) is Barred.TOO_SOON_BY_ROUND
+    assert barred(past, 30, 1000.0 + 3599, limits) is Barred.TOO_SOON_BY_CLOCK
+    assert barred(past, 30, 1000.0 + 3600, limits) is None
+    assert barred(past, 19, 1e6, limits) is Barred.TOO_SOON_BY_ROUND  # a header from the past
+    assert barred([*past, Participation(30, 5000.0)], 90, 1e6, limits) is Barred.TOO_OFTEN
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 60), max_size=30), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 5)))
+def test_a_device_that_keeps_its_limits_costs_at_most_what_is_charged(
+    rounds: list[int], separation: int, most: int | None
+) -> None:
+    limits, past = ParticipationLimits(separation=separation, most=most), list[Participation]()
+    for number in sorted(rounds):
+        if barred(past, number, float(number), limits) is None:
+            past.append(Participation(number, float(number)))
+    assert 0.5 * len(past) <= composed_rho(0.5, 61, limits)
+
+
+@pytest.mark.parametrize("wrong", [{"separation": 0}, {"least_gap_s": -1.0}, {"least_gap_s": math.inf}, {"most": 0}])
+def test_limits_out_of_range_name_the_nearest(wrong: dict[str, float]) -> None:
+    with pytest.raises(InvalidLimits):
+        ParticipationLimits(**wrong)  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(noise=st.floats(0.3, 5), participants=st.integers(100, 10_000))
+def test_deltas_and_counts_together_cost_what_the_noise_multiplier_says(noise: float, participants: int) -> None:
+    split = delta_multiplier(noise, participants)
+    together = 1 / split**2 + (0.5 / count_noise(participants)) ** 2
+    assert together == pytest.approx(1 / noise**2)
+    assert split > noise
+
+
+def test_too_few_participants_cannot_pay_for_a_learned_norm() -> None:
+    with pytest.raises(InvalidNoise, match="at least 41"):
+        delta_multiplier(4.0, 20)
+    assert delta_multiplier(4.0, 41) > 4.0
+
+
+def test_the_bits_lane_has_four_steps() -> None:
+    assert count_steps(100, 70, 100.0) == pytest.approx(5 * 100 / math.sqrt(70))
+    with pytest.raises(InvalidNoise, match="Scale the bit by 7"):
+        count_steps(100, 70, 1.0)
+
+
+def test_the_norm_settles_at_the_quantile() -> None:
+    norms = np.random.default_rng(3).lognormal(1.0, 0.5, 2000)
+    clipping, norm = AdaptiveClipping(quantile=0.5, rate=0.5), 0.01
+    for _round in range(200):
+        norm = clipping.next_norm(norm, float((norms <= norm).mean()))
+    assert norm == pytest.approx(float(np.median(norms)), rel=0.02)
+    assert clipping.next_norm(1.0, 1e9) == pytest.approx(math.exp(-2))
+    assert AdaptiveClipping(smallest=0.5).next_norm(0.5, 5.0) == 0.5
+
+
+def test_clipping_out_of_range_is_refused() -> None:
+    with pytest.raises(InvalidClippingNorm):
+        AdaptiveClipping(quantile=1.0)
