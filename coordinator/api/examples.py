@@ -10,16 +10,21 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from coordinator.api.operator import cohorts
+from coordinator.api.operator.cohorts import CohortView
 from coordinator.api.operator.devices import DeviceView
 from coordinator.api.operator.models import CheckpointView
-from coordinator.api.operator.populations import PopulationView, Switch
+from coordinator.api.operator.populations import PopulationRequest, PopulationView, Switch
 from coordinator.api.operator.releases import ReleaseRequest, ReleaseView, ShareRequest
 from coordinator.api.operator.tasks import CloneRequest, TaskRequest, TaskView
 from coordinator.api.problems import problem_of
+from coordinator.core.forecast import Costs, Forecast
 from coordinator.core.task_settings import Stops, TaskSettings
 from coordinator.core.tasks import TaskState
+from coordinator.services import reach
 from coordinator.services.funnel import Funnel
 from coordinator.services.round_views import GroupView, RoundView
+from coordinator.services.task_changes import DryRun
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left
@@ -75,6 +80,18 @@ def _messages() -> Iterator[object]:
 def _objects() -> Iterator[object]:
     """Of the operators' API."""
     yield Switch(off=True)
+    yield PopulationRequest(
+        model_family="next-word",
+        example_schema=None,
+        attributes={"language": {"type": "text", "values": ["de", "en"]}},
+    )
+    yield CohortView(
+        name="german", population="digits", rule=cohorts.EXAMPLE, version=3, created_at=_AT, changed_at=_AT
+    )
+    yield reach.Reach(
+        devices=90_000, matching=31_000, seen_this_week=24_500, check_ins_per_hour=410.0, sampled=None, margin=0
+    )
+    yield DryRun(findings=(), forecast=_forecast())
     yield PopulationView(
         name="digits", switched_off=False, policy=None, model_family=None, example_schema=None, attributes=None
     )
@@ -151,6 +168,23 @@ def _objects() -> Iterator[object]:
     yield ShareRequest(share=0.5)
     yield ReleaseRequest(checkpoint_sha256=_NEXT, share=0.05)
     yield ReleaseView(number=1, checkpoint_sha256=_NEXT, share=0.05, created_at=_AT, withdrawn_at=None)
+
+
+def _forecast() -> Forecast:
+    """Of the example's task."""
+    a_round = Costs(bytes_down=1_628_992, bytes_up=1_628_512, phone_seconds=240)
+    return Forecast(
+        devices=31_000,
+        chosen=4,
+        round_s=95.0,
+        rounds_a_day=909.5,
+        opens_at=_AT,
+        a_round=a_round,
+        stops_after_s=190.0,
+        rounds=2.0,
+        total=a_round.times(2),
+        cautions=(),
+    )
 
 
 def _written(example: object) -> Any:

@@ -187,6 +187,9 @@ def _clock(apart_s: float) -> Finding:
 
 
 def _blobs(settings: Settings) -> Iterator[Finding]:
+    if settings.blob_url:
+        yield _bucket(settings)
+        return
     folder = settings.blob_folder()
     existing = next(one for one in (folder, *folder.resolve().parents) if one.exists())
     if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
@@ -201,6 +204,17 @@ def _blobs(settings: Settings) -> Iterator[Finding]:
         yield Finding("blobs", Health.WARNING, found, "free some space soon")
     else:
         yield Finding("blobs", Health.OK, found)
+
+
+def _bucket(settings: Settings) -> Finding:
+    from coordinator.app import blobs_of
+
+    try:
+        blobs_of(settings).check()
+    except (OSError, Refusal, ValueError) as problem:
+        do = "correct EDGEWISE_BLOB_URL, and what the bucket lets this machine do"
+        return Finding("blobs", Health.PROBLEM, f"they cannot be written: {plain(str(problem))}", do)
+    return Finding("blobs", Health.OK, f"{plain(settings.blob_url)} answers")
 
 
 def _port(settings: Settings) -> Finding:

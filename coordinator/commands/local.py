@@ -9,7 +9,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -134,10 +134,17 @@ def closest(kind: str, name: str, names: Sequence[str]) -> None:
 
 def write_secret(path: Path, text: str) -> None:
     """Replace a file that only its owner may read, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that only its owner may read; it is there, durably, when the block has ended well, and else not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

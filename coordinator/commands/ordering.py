@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -9,7 +11,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, time
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,10 +54,10 @@ _SUGGESTED: Final[Mapping[str, Any]] = {
     "min_reports": 50,
 }
 """What a person must choose; these are examples."""
-_MORE: Final[Mapping[str, str]] = {
-    "close": "`goal`, or `all_resolved`: when everybody reported, gave up, or the deadline passed.",
-    "summing": "`plain`: the coordinator sees each report.",
-    "privacy": "`none`.",
+_CHOICES: Final[Mapping[str, tuple[str, type[StrEnum]]]] = {
+    "close": ("When a round stops waiting for reports", Close),
+    "summing": ("How the reports of a group are added up", Summing),
+    "privacy": ("What noise hides a participant", Privacy),
 }
 
 
@@ -128,7 +131,7 @@ def _plan(path: Path, tree: Mapping[str, Any], bundle_sha256: str, manifest: Man
     default = {f.name: f.default for f in dataclasses.fields(Plan) if f.default is not dataclasses.MISSING}
     suggested = {} if manifest is None else dataclasses.asdict(manifest.default_plan)
     whole = {
-        **json.loads(json.dumps(default)),
+        **json.loads(json.dumps(default, default=_as_text)),
         **_DEFAULTS,
         **suggested,
         **given,
@@ -148,9 +151,12 @@ def _plan(path: Path, tree: Mapping[str, Any], bundle_sha256: str, manifest: Man
 
 def _oldest(plan: Plan) -> Plan:
     """The plan in the oldest version that can say it: the more devices understand it."""
-    default = {field.name: field.default for field in dataclasses.fields(Plan)}
-    brought = [version for name, version in Plan.ADDED.items() if getattr(plan, name) != default[name]]
-    return dataclasses.replace(plan, version=max([Plan.OLDEST, *brought]))
+    for version in range(Plan.OLDEST, Plan.VERSION):
+        with contextlib.suppress(InvalidPlan):
+            older = dataclasses.replace(plan, version=version)
+            if wire.fits_version(older):
+                return older
+    return plan
 
 
 def _settings(path: Path, given: Mapping[str, Any], plan: Plan) -> TaskSettings:
@@ -176,9 +182,11 @@ _NESTED: Final[Mapping[str, type]] = {"server_optimiser": ServerOptimiser, "stop
 
 
 def _as_text(value: object) -> str:
-    """What TOML has and JSON has not: dates."""
-    if isinstance(value, date):
+    """What TOML and plans have, and JSON has not: dates and bytes."""
+    if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     raise Mistake(f"{value!r} is not a value of an order")
 
 
@@ -204,7 +212,8 @@ def plan_facts() -> Mapping[str, str]:
     """What the protocol says of each field of a plan."""
     lines = re.sub(r"\n {12,}", " ", Plan.__doc__ or "").splitlines()
     found = (re.fullmatch(r"\s+(\w+): (.+)", line) for line in lines)
-    return {**{one[1]: one[2] for one in found if one}, **_MORE}
+    choices = {name: f"{said}: {', '.join(one.value for one in kind)}." for name, (said, kind) in _CHOICES.items()}
+    return {**{one[1]: one[2] for one in found if one}, **choices}
 
 
 def template() -> str:
@@ -265,4 +274,4 @@ def _toml(value: Any) -> str:
         return "… (unset)"
     if isinstance(value, float) and math.isfinite(value):
         return repr(value)
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(value, default=_as_text)

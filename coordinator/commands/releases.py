@@ -117,7 +117,7 @@ def _print(tree: Any, population: str) -> None:
             (
                 one["number"],
                 short(one["checkpoint_sha256"]),
-                f"{one['share']:.4%}".rstrip("0").rstrip(".%") + "%",
+                f"{100 * one['share']:g}%",
                 moment(one["created_at"]),
                 moment(one["withdrawn_at"]),
             )

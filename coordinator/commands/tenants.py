@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.commands.console import AsJson, confirm, moment, one_line_errors, print_table, show
-from coordinator.commands.home import TENANT_KEY_HELP, public_key_of
-from coordinator.commands.local import closest, opened, read_settings, write_secret
+from coordinator.commands.console import AsJson, Mistake, confirm, moment, one_line_errors, print_table, show
+from coordinator.commands.home import TENANT_KEY_HELP, public_key_of, signing_key
+from coordinator.commands.local import closest, opened, read_settings, write_secret, written_whole
 from coordinator.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,6 +122,56 @@ def revoke(name: Name, yes: Annotated[bool, typer.Option("--yes", help="Do not a
         with database.writing() as session:
             catalogue.revoke_tokens(session, name)
     typer.echo(f"no operator token of {name} is valid any more; `edgewise-coordinator tenants token {name}` writes one")
+
+
+@tenants.command("export")
+def export_tenant(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="Where to write it; never overwritten.")],
+) -> None:
+    """Write everything of a tenant into one file, signed by the coordinator's key. Tokens stay behind.
+
+    It is one moment, also while the coordinator runs. Keep the file as you keep a backup: devices' data is in it.
+
+    edgewise-coordinator tenants export acme acme.export
+    """
+    from coordinator.app import blobs_of
+    from coordinator.services import transfer
+
+    with one_line_errors():
+        settings = read_settings()
+        key = signing_key(settings)
+        if file.exists():
+            raise Mistake(f"{file} is there already; choose another name")
+        with opened(settings) as database, written_whole(file) as writing:
+            _check_exists(database, name)
+            with database.reading() as session:
+                for line in transfer.export_tenant(session, blobs_of(settings), name, key):
+                    writing.write(line)
+    typer.echo(f"tenant  {name}\nfile    {file}, {file.stat().st_size:,} bytes")
+
+
+@tenants.command("import")
+def import_tenant(file: Annotated[Path, typer.Argument(help="As `tenants export` wrote it.")]) -> None:
+    """Take a tenant in, whole or not at all. The coordinator's key must be that of the export: bring coordinator.key.
+
+    edgewise-coordinator tenants import acme.export
+    """
+    from coordinator.app import blobs_of
+    from coordinator.services import transfer
+
+    with one_line_errors():
+        settings = read_settings()
+        key = signing_key(settings).public
+        with opened(settings) as database, file.open("rb") as raw:
+
+            def lines() -> Iterator[bytes]:
+                raw.seek(0)
+                yield from raw
+
+            with database.writing() as session:
+                name = transfer.import_tenant(session, blobs_of(settings), lines, key)
+    typer.echo(f"tenant  {name}\nnext    edgewise-coordinator tenants token {name}")
 
 
 def _check_exists(database: Database, name: str) -> None:
