@@ -142,6 +142,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.state.metrics = Metrics(read_gauges)
     app.add_middleware(Observed, metrics=app.state.metrics, access=settings.access_log)
     answer_with_problems(app)
+    app.state.desk = desk
     app.door = CheckInDoor(desk, bell, settings.hold_s)
     app.include_router(device.router)
     app.include_router(operator.router)

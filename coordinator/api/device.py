@@ -98,7 +98,7 @@ async def bundle(sha256: str, request: Request, parts: PartsOf) -> Response:
 @router.get(checkpoint_path("{sha256}"))
 async def checkpoint(sha256: str, request: Request, parts: PartsOf) -> Response:
     """The immutable bytes of a checkpoint; range requests resume a download."""
-    return await _blob(request, parts, BlobKind.CHECKPOINT, sha256)
+    return await _blob(request, parts, BlobKind.CHECKPOINT, sha256, reports.note_download)
 
 
 @router.put(report_path("{participation}"))
@@ -106,6 +106,9 @@ async def report(participation: str, request: Request, parts: PartsOf) -> Respon
     """Take a report: durable before its receipt; the same report gets the same receipt."""
     claim = signature_of(request)
     expected = await _expected(request, parts, claim, participation)
+    announced = request.headers.get("content-length", str(expected.body_bytes))
+    if announced != str(expected.body_bytes):  # not a byte of the body is read
+        raise ReportLength(f"a report of this plan has {expected.body_bytes} bytes, and the request says otherwise")
     try:
         _claim, body = await signed_body(request, expected.body_bytes)
     except BodyTooLarge as problem:
@@ -217,7 +220,18 @@ async def outcome(participation: str, request: Request, parts: PartsOf) -> Respo
     )
 
 
-async def _blob(request: Request, parts: Parts, kind: BlobKind, sha256: str) -> Response:
+async def _blob(
+    request: Request,
+    parts: Parts,
+    kind: BlobKind,
+    sha256: str,
+    note: Callable[[Session, Device, str, datetime], None] = lambda *_nothing: None,
+) -> Response:
     claim, _body = await signed_body(request, 0)
-    tenant = await as_device(request, parts, claim, lambda _s, device, _now: device.tenant)
+
+    def look(session: Session, device: Device, now: datetime) -> str:
+        note(session, device, sha256, now)
+        return device.tenant
+
+    tenant = await as_device(request, parts, claim, look)
     return await run_in_threadpool(blob_response, parts.blobs, tenant, kind, sha256, request.headers.get("range"))

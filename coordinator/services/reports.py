@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select, update
 
-from coordinator.core.rounds import STEPS, Event, GroupPhase, Phase, Standing, step
+from coordinator.core.pacing import unit_of
+from coordinator.core.rounds import OPEN_PHASES, STEPS, Event, GroupPhase, Phase, Standing, step
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.enrolment import LONGEST_DELAY_S
 from edge_runtime.protocol.errors import (
     ConflictingReport,
     ParticipationEnded,
@@ -20,11 +22,13 @@ from edge_runtime.protocol.errors import (
     RoundClosed,
     UnknownParticipation,
 )
+from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, lanes_of_report, report_bytes
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 
 RETRY_S = 900.0
+"""Nobody who took part comes back earlier, unless a setting says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,23 @@ def note_outcome(
             participation.cost_bytes = note.costs.bytes
             participation.cost_battery_percent = note.costs.battery_percent
         session.add(participation)
-    return OutcomeNoted(version=1, retry_after_s=_or_default(_settings(session, round_).retry_rejected_s))
+    settings = _settings(session, round_)
+    return OutcomeNoted(version=1, retry_after_s=_retry_s(settings.retry_rejected_s, settings, participation_id))
+
+
+def note_download(session: Session, device: Device, sha256: str, now: datetime) -> None:
+    """Remember when a participant first asked for its round's checkpoint; again changes nothing."""
+    session.exec(
+        update(Participation)
+        .where(col(Participation.device_id) == device.id, col(Participation.standing) == Standing.ASSIGNED)
+        .where(col(Participation.downloaded_at).is_(None))
+        .where(
+            col(Participation.round_id).in_(
+                select(Round.id).where(Round.checkpoint_sha256 == sha256, col(Round.phase).in_(OPEN_PHASES))
+            )
+        )
+        .values(downloaded_at=now)
+    )
 
 
 def _of_device(session: Session, device_id: str, participation_id: str) -> tuple[Participation, Round]:
@@ -179,14 +199,23 @@ def _settings(session: Session, round_: Round) -> TaskSettings:
     return read_settings(session.get_one(Task, round_.task_id).settings)
 
 
-def _or_default(delay_s: float | None) -> float:
-    return RETRY_S if delay_s is None else delay_s
+def _retry_s(set_s: float | None, settings: TaskSettings, participation_id: str) -> float:
+    """When a device checks in again after it took part, in seconds.
+
+    Where no setting says so, at an instant that the participation alone decides: a report that is sent again gets the
+    same receipt, byte for byte, and devices do not come back in step. Pacing has its say at that check-in.
+    """
+    if set_s is not None:
+        return set_s
+    first_s = max(RETRY_S, settings.min_separation_s)
+    return min(first_s * (1 + unit_of(digest(participation_id.encode()))), LONGEST_DELAY_S)
 
 
 def _receipt(session: Session, round_: Round, report: Report) -> Receipt:
+    settings = _settings(session, round_)
     return Receipt(
         version=1,
         participation=report.participation_id,
         report_sha256=report.sha256,
-        retry_after_s=_or_default(_settings(session, round_).retry_reported_s),
+        retry_after_s=_retry_s(settings.retry_reported_s, settings, report.participation_id),
     )

@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import checkins, edge, exporting, secsum, summing, training
+from tests.bench import coordinator, edge, exporting, secsum, summing, training
 from tests.bench.measure import Row
 
 OUT = Path("build/bench.json")
 PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "summing": summing.rows,
     "secsum": secsum.rows,
-    "checkins": checkins.rows,
+    "coordinator": coordinator.rows,
     "training": training.rows,
     "exporting": exporting.rows,
     "edge": edge.rows,

@@ -1,34 +1,32 @@
-"""Adding up reports, and taking them in."""
+"""Adding up reports."""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from coordinator.services.reports import Expected, store_report
 from coordinator.store.blobs import BlobKind, FolderBlobs
-from edge_runtime.protocol.keys import SigningKey, digest
 from edge_runtime.protocol.report import REPORT_HEADER, encode_report
 from edge_runtime.protocol.secure_sum.lanes import Lanes, sum_lanes
-from edge_runtime.protocol.signing import claimed, sign_request, verify_body, verify_request
 from tests.bench.measure import Row, cost_row
 
 PARAMETERS = 1_000_000
+SMALL = 100_000
 REPORTS = 100
 LANES = Lanes(bits=32, clipping_norm=1.0, max_participants=REPORTS)
 PARTICIPATION = "ab" * 16
 
 
 def rows(folder: Path) -> list[Row]:
-    return [_sum(), _receive(folder), _pack()]
+    return [_sum(), _growth(folder), _pack()]
 
 
-def _report(seed: int) -> bytes:
+def _report(seed: int, parameters: int = PARAMETERS) -> bytes:
     rng = np.random.default_rng(seed)
-    delta = rng.normal(size=PARAMETERS).astype(np.float32)
+    delta = rng.normal(size=parameters).astype(np.float32)
     delta /= np.float32(np.linalg.norm(delta) * 1.001)
     return encode_report(PARTICIPATION, LANES, LANES.pack(delta, rng))
 
@@ -47,7 +45,7 @@ def _sum() -> Row:
         sum_lanes(np.frombuffer(one, "<u4", offset=REPORT_HEADER.size) for one in reports)
 
     return cost_row(
-        "sum.100x1m",
+        "coordinator.sum_100",
         ours,
         limit,
         bound=1.4,
@@ -55,39 +53,41 @@ def _sum() -> Row:
     )
 
 
-def _receive(folder: Path) -> Row:
-    key, body = SigningKey(digest(b"bench")), _report(0)
-    expected = Expected(tenant="bench", participation=PARTICIPATION, lanes=LANES, parameters=PARAMETERS)
-    blobs = FolderBlobs(folder / "blobs", 0)
-    total = np.zeros(PARAMETERS + 4, np.uint32)
-    headers = sign_request(key, "00" * 16, "PUT", "/x", body, created=0, nonce=bytes(16))
-    address = hashlib.sha256(body).hexdigest()
+_GROWTH = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from coordinator.store.blobs import BlobKind, FolderBlobs
+from edge_runtime.protocol.report import REPORT_HEADER
+from edge_runtime.protocol.secure_sum.lanes import sum_lanes
 
-    def ours() -> None:
-        claim = claimed(headers)
-        verify_request(claim, key.public, "PUT", "/x", now=0)
-        verify_body(claim, hashlib.sha256(body).digest())
-        blobs.path("bench", BlobKind.REPORT, address).unlink(missing_ok=True)
-        store_report(blobs, expected, body, address)
-        np.add(total, np.frombuffer(body, "<u4", offset=REPORT_HEADER.size), out=total)
+folder, sha256, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+blobs = FolderBlobs(folder, 0)
+sum_lanes(
+    np.frombuffer(blobs.get("bench", BlobKind.REPORT, sha256), "<u4", offset=REPORT_HEADER.size) for _ in range(count)
+)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
-    def limit() -> None:
-        hashlib.sha256(body).digest()
-        path = folder / "raw"
-        path.unlink(missing_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.write(handle, body)
-        os.fsync(handle)
-        os.close(handle)
-        np.add(total, np.frombuffer(body, "<u4", offset=REPORT_HEADER.size), out=total)
 
-    return cost_row(
-        "report.receive_4mb",
-        ours,
-        limit,
-        bound=1.5,
-        how="verify signature, digest, header and lanes of 4 MB, store durably, add; "
-        "limit: SHA-256 + file write with fsync + uint32 add",
+def _growth(folder: Path) -> Row:
+    """Peak memory of a process that reads and adds so many reports, 400 KB each."""
+    body = _report(0, SMALL)
+    sha256 = FolderBlobs(folder / "blobs", 0).put("bench", BlobKind.REPORT, body)
+
+    def peak_mb(count: int) -> float:
+        command = [sys.executable, "-c", _GROWTH, str(folder / "blobs"), sha256, str(count)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+
+    growth_mb = max(0.0, peak_mb(10_000) - peak_mb(10))
+    return Row(
+        id="coordinator.sum_rss_growth",
+        ours=round(growth_mb, 1),
+        limit=32.0,
+        ratio=round(growth_mb / 32, 3),
+        bound=1.0,
+        unit="MB",
+        how="peak memory of a process that reads, verifies and adds 10,000 reports, above that of 10; limit: 32 MB",
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 from sqlmodel import select
 
 from coordinator.store.blobs import BlobKind
-from coordinator.store.tables import Report
+from coordinator.store.tables import Participation, Report
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.checkin import CHECK_IN_PATH
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, checkpoint_path
 from edge_runtime.protocol.enrolment import Problem
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.reasons import Outcome
@@ -35,6 +36,7 @@ from tests.programme import (
     MANIFEST,
     PLAN,
     TENANT,
+    Clock,
     Home,
     Phone,
     one_hot,
@@ -259,3 +261,47 @@ def test_a_bug_is_a_problem_without_its_secrets(
     assert (refusal(answer), answer.status_code) == ("unavailable", 500)
     assert "only the log" not in answer.text
     assert "what only the log may know" in caplog.text
+
+
+def test_the_first_download_of_a_participant_is_noted_and_no_later_one(home: Home, phone: Phone, clock: Clock) -> None:
+    (assignment,) = assigned(home, [phone])
+    other = home.phone(1)
+    path = checkpoint_path(assignment.checkpoint_sha256)
+    asked = clock.at
+    for one in (other, phone, phone):
+        assert ask(home, one, "GET", path).status_code == 200
+        clock.forward(5)
+    with home.app.state.parts.database.reading() as session:
+        (found,) = session.exec(select(Participation)).all()
+    assert (found.id, found.downloaded_at) == (assignment.participation, asked + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize("announced", [1, 10_000])
+def test_a_length_that_is_not_the_plans_is_refused_before_a_byte_is_read(
+    home: Home, phone: Phone, announced: int
+) -> None:
+    (assignment,) = assigned(home, [phone])
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield bytes(announced)
+
+    path = report_path(assignment.participation)
+    headers = {**signature(phone, "PUT", path, bytes(announced)), "content-length": str(announced)}
+    assert refusal(home.request("PUT", path, content=body(), headers=headers)) == "report-length"
+    assert read == 0
+
+
+def test_a_receipt_without_a_set_delay_is_the_same_again_and_spreads_devices(home: Home) -> None:
+    home.start_task(retry_reported_s=None, min_separation_s=3600.0)
+    phones = [home.phone(number) for number in range(4)]
+    delays = []
+    for one, assignment in zip(phones, assigned(home, phones), strict=True):
+        body = report_of(one, assignment)
+        first, again = (send_report(home, one, assignment, body).content for _time in range(2))
+        assert first == again
+        delays.append(wire.decode(Receipt, first).retry_after_s)
+    assert all(3600 <= delay_s < 7200 for delay_s in delays)
+    assert len(set(delays)) == 4
