@@ -31,6 +31,8 @@ from edge_runtime.protocol.signing import claimed, verify_body
 BUSY_AFTER_S: Final = 60.0
 BUSY_SPREAD_S: Final = 540.0
 """Who is turned away comes back within ten minutes, and not with all the others."""
+TURNING_AWAY_S: Final = 0.5
+"""A peer that ignores the window and asks again at once takes the core from those who wait; it has to wait, too."""
 
 
 class CheckInDoor:
@@ -62,6 +64,7 @@ class CheckInDoor:
         try:
             answer = await self._desk.ask(knock)
         except DeskFull:
+            await asyncio.sleep(TURNING_AWAY_S)
             return _turned_away(knock.message.version)
         with contextlib.suppress(DeskFull):  # it keeps the answer that it has
             while worth_holding(answer, self._hold_s) and (left_s := limit - time.monotonic()) > 0:

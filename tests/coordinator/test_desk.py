@@ -178,6 +178,7 @@ def test_a_full_desk_answers_busy_over_http_and_writes_nothing(
         phone = home.phone(0)
         before = nonces(home)
         monkeypatch.setattr(Desk, "full", True)
+        monkeypatch.setattr(door, "TURNING_AWAY_S", 0)
         told = check_in(home, phone)
         assert told.retry is not None
         assert (told.retry.reason, told.retry.after_s) == (Wait.BUSY, door.BUSY_AFTER_S)
