@@ -17,7 +17,7 @@ import typer
 
 from coordinator.commands.console import REFUSED, AsJson, Mistake, plain, print_json, print_table
 from coordinator.commands.home import mode_of, signing_key
-from coordinator.commands.local import config_file, database_problem, read_config, settings_as_they_are
+from coordinator.commands.local import check_blobs, config_file, database_problem, read_config, settings_as_they_are
 from coordinator.settings import PREFIX, Settings, unknown_variables
 from edge_runtime.protocol.errors import Refusal
 
@@ -210,8 +210,9 @@ def _bucket(settings: Settings) -> Finding:
     from coordinator.app import blobs_of
 
     try:
+        check_blobs(settings)
         blobs_of(settings).check()
-    except (OSError, Refusal, ValueError) as problem:
+    except (OSError, Refusal, Mistake) as problem:
         do = "correct EDGEWISE_BLOB_URL, and what the bucket lets this machine do"
         return Finding("blobs", Health.PROBLEM, f"they cannot be written: {plain(str(problem))}", do)
     return Finding("blobs", Health.OK, f"{plain(settings.blob_url)} answers")

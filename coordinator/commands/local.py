@@ -113,6 +113,22 @@ def opened(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
+def check_blobs(settings: Settings) -> None:
+    """Return if the settings say where blobs are.
+
+    Raises:
+        Mistake: They say it wrongly, or what it takes is not installed.
+    """
+    from coordinator.app import blobs_of
+
+    try:
+        blobs_of(settings)
+    except ValueError as problem:
+        raise Mistake(f"EDGEWISE_BLOB_URL is wrong: {problem}") from None
+    except ModuleNotFoundError as problem:
+        raise Mistake(f"{problem.name} is not installed; run: pip install 'edgewise[s3]'") from None
+
+
 def database_problem(problem: Exception) -> str:
     """What a database says of itself, in one line."""
     cause = problem.__cause__ or getattr(problem, "orig", None) or problem

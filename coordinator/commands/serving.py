@@ -14,7 +14,7 @@ import typer
 
 from coordinator.commands.console import Mistake, one_line_errors
 from coordinator.commands.home import signing_key
-from coordinator.commands.local import opened, read_settings
+from coordinator.commands.local import check_blobs, opened, read_settings
 from coordinator.logs import start_logging
 from coordinator.settings import Settings
 from edge_runtime.protocol.errors import Refusal
@@ -43,6 +43,7 @@ def serve(
     with one_line_errors():
         settings = read_settings(host=host, port=port)
         signing_key(settings)
+        check_blobs(settings)
         if not is_loopback(settings.host) and not _has_token(settings):
             beyond = f"{settings.host} is not a loopback address, and there is no operator token"
             raise Mistake(f"{beyond}; run `edgewise-coordinator init` first")
@@ -79,6 +80,7 @@ def worker() -> None:
     with one_line_errors():
         settings = read_settings()
         signing_key(settings)
+        check_blobs(settings)
         with opened(settings) as database:
             _start_logging(settings)
             migrate.upgrade(database)

@@ -11,7 +11,7 @@ import typer
 
 from coordinator.commands.console import AsJson, Mistake, confirm, moment, one_line_errors, print_table, show
 from coordinator.commands.home import TENANT_KEY_HELP, public_key_of, signing_key
-from coordinator.commands.local import closest, opened, read_settings, write_secret, written_whole
+from coordinator.commands.local import check_blobs, closest, opened, read_settings, write_secret, written_whole
 from coordinator.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def export_tenant(
     with one_line_errors():
         settings = read_settings()
         key = signing_key(settings)
+        check_blobs(settings)
         if file.exists():
             raise Mistake(f"{file} is there already; choose another name")
         with opened(settings) as database, written_whole(file) as writing:
@@ -163,6 +164,7 @@ def import_tenant(file: Annotated[Path, typer.Argument(help="As `tenants export`
     with one_line_errors():
         settings = read_settings()
         key = signing_key(settings).public
+        check_blobs(settings)
         with opened(settings) as database, file.open("rb") as raw:
 
             def lines() -> Iterator[bytes]:

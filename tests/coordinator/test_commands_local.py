@@ -284,6 +284,13 @@ def test_a_database_address_that_is_none_shows_no_password(made: Path, monkeypat
         assert "hush" not in line
 
 
+def test_an_address_of_blobs_that_is_none_is_named(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWISE_BLOB_URL", "ftp://bucket")
+    for words in (("serve",), ("worker",), ("tenants", "export", "acme", "file")):
+        assert "EDGEWISE_BLOB_URL is wrong: the blobs' address is s3://" in complaint(run(*words))
+    assert "EDGEWISE_BLOB_URL" in findings(1)["blobs"]["do"]
+
+
 def every_command() -> list[tuple[str, ...]]:
     from typer.main import get_command
 
@@ -300,3 +307,11 @@ def every_command() -> list[tuple[str, ...]]:
 def test_every_command_teaches_with_an_example(words: tuple[str, ...]) -> None:
     text = " ".join(out(*words, "--help").split())
     assert f"edgewise-coordinator {' '.join(words)}" in text.partition("Usage:")[2].partition("]")[2]
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_every_command_is_listed_for_operators(words: tuple[str, ...]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(f"| `edgewise-coordinator {words[0]}")]
+    assert len(rows) == 1
+    assert all(word in rows[0] for word in words)

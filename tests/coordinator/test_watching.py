@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,15 @@ def test_a_variable_that_no_setting_has_is_named_with_what_was_meant(monkeypatch
     monkeypatch.setenv("EDGEWISE_XYZZY", "1")
     monkeypatch.setenv("EDGEWISE_TEST_POSTGRES", "")
     assert unknown_variables() == [("EDGEWISE_PROT", "EDGEWISE_PORT"), ("EDGEWISE_XYZZY", None)]
+
+
+def test_every_metric_is_documented_and_alerts_ask_for_metrics_that_exist(home: Home) -> None:
+    home.start_task()
+    home.phone(0)
+    families = text_string_to_metric_families(home.request("GET", "/metrics").text)
+    found = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+    there = {name for name in found if not name.endswith("_created")}
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    listed = set(re.findall(r"^\| `(edgewise_\w+)` \|", text, re.MULTILINE))
+    assert listed == there
+    assert set(re.findall(r"edgewise_\w+", text)) <= there
