@@ -31,6 +31,7 @@ nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, ki
 	wait $$first && exit $$second
 	@$(BIN)/python -m tests.coordinator.histories --count 500 --seed 10000 --database postgresql
 	@$(BIN)/python -m tests.coordinator.test_openapi --examples 200
+	@$(BIN)/python -m tests.device_sim.audit.nightly
 	@$(BIN)/python -m tests.model_export.nightly
 	@$(BIN)/python -m tests.model_export.nightly_rules
 	@$(BIN)/python -m tests.edge_runtime.store.kills --count 200

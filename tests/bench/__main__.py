@@ -1,6 +1,6 @@
 """`python -m tests.bench [parts…]`: measure, print a table, and write `build/bench.json`.
 
-Parts are summing, secsum, checkins, training, exporting and edge; all of them by default.
+Parts are summing, secsum, privacy, checkins, training, exporting and edge; all of them by default.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import coordinator, edge, exporting, secsum, summing, training
+from tests.bench import coordinator, edge, exporting, privacy, secsum, summing, training
 from tests.bench.measure import Row
 
 OUT = Path("build/bench.json")
 PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "summing": summing.rows,
     "secsum": secsum.rows,
+    "privacy": privacy.rows,
     "coordinator": coordinator.rows,
     "training": training.rows,
     "exporting": exporting.rows,

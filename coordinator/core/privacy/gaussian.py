@@ -10,14 +10,21 @@ Source: https://arxiv.org/abs/1805.06530, theorem 8; composition: https://arxiv.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from coordinator.core.privacy.conversions import check_delta, least
+
+_FAR: Final = 37.0
+"""Beyond it a double does not hold the tail of the normal distribution."""
 
 
 def exact_delta(mu: float, epsilon: float) -> float:
     """δ at ε ≥ 0 for noise of 1/μ sensitivities, μ > 0."""
     first, second = epsilon / mu - mu / 2, epsilon / mu + mu / 2
-    return max(0.0, _upper_tail(first) - math.exp(epsilon + _log_upper_tail(second)))
+    if second < _FAR:
+        return max(0.0, _upper_tail(first) - math.exp(epsilon + math.log(_upper_tail(second))))
+    # There e^ε Φ(-second) is exp(-first²/2) / (√2π second), from above by less than 1/second² of it.
+    return max(0.0, _upper_tail(first) - math.exp(-first * first / 2) / (math.sqrt(2 * math.pi) * second))
 
 
 def exact_epsilon(mu: float, delta: float) -> float:
@@ -51,9 +58,3 @@ def _enough(epsilon: float, delta: float) -> float:
 def _upper_tail(at: float) -> float:
     """P[N(0, 1) > at]."""
     return math.erfc(at / math.sqrt(2)) / 2
-
-
-def _log_upper_tail(at: float) -> float:
-    if at < 37:
-        return math.log(_upper_tail(at))
-    return -at * at / 2 - math.log(at) - math.log(2 * math.pi) / 2  # from above, by 1/at² of it

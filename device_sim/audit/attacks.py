@@ -1,0 +1,84 @@
+"""From releases to a verdict: each attack scores every canary, and guesses the coins of the most telling ones.
+
+Several attacks look at the same releases. Each of three may be wrong with a third of the doubt that all together may, so
+that the best of them is a bound at the whole confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from device_sim.audit.bound import CONFIDENCE, Guesses, epsilon_bound
+from device_sim.audit.estimate import Estimate, gaussian_estimate
+
+Scores = npt.NDArray[np.float64]
+
+GUESSED: Final = 0.04
+"""Share of canaries whose coin is guessed, half as in and half as out. Fixed: to look for the best would be to cheat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an audit found.
+
+    Attributes:
+        claimed: ε of the claim.
+        bound: ε that is disproved at 95 %, by the best attack.
+        attack: Which one.
+        estimate: Of the attack that it is largest for; no bound.
+    """
+
+    claimed: float
+    delta: float
+    bound: float
+    attack: str
+    estimate: Estimate
+    canaries: int
+
+    @property
+    def disproved(self) -> bool:
+        """Whether the claim does not hold: the bound is above it."""
+        return self.bound > self.claimed
+
+    def sentence(self) -> str:
+        """The bound beside the claim."""
+        found = "disproves" if self.disproved else "does not disprove"
+        return (
+            f"With {self.canaries:,} canaries an attacker shows ε ≥ {self.bound:.2f} at 95 % ({self.attack}); "
+            f"this {found} the claim of ε = {self.claimed:.2f} at δ = {self.delta:.1g}. "
+            f"If scores are Gaussian, ε is {self.estimate.epsilon:.2f}: an estimate, not a bound."
+        )
+
+
+def guessed(scores: Scores, included: npt.NDArray[np.bool_]) -> Guesses:
+    """Guess that the highest scores took part and the lowest did not, and count what was right."""
+    half = max(1, int(scores.size * GUESSED / 2))
+    order = np.argsort(scores, kind="stable")
+    right = int((~included[order[:half]]).sum() + included[order[-half:]].sum())
+    return Guesses(scores.size, 2 * half, right)
+
+
+def audited(attacks: Mapping[str, Scores], included: npt.NDArray[np.bool_], claimed: float, delta: float) -> Verdict:
+    """Hold a claim against all attacks.
+
+    Args:
+        attacks: The scores of each, shape ``(canaries,)``: higher where a canary looks as if it took part.
+        included: What the coins said.
+    """
+    confidence = 1 - (1 - CONFIDENCE) / len(attacks)
+    bounds = {name: epsilon_bound(guessed(scores, included), delta, confidence) for name, scores in attacks.items()}
+    estimates = [gaussian_estimate(scores, included, delta) for scores in attacks.values()]
+    best = max(bounds, key=lambda name: bounds[name])
+    return Verdict(
+        claimed=claimed,
+        delta=delta,
+        bound=bounds[best],
+        attack=best,
+        estimate=max(estimates, key=lambda one: one.epsilon),
+        canaries=included.size,
+    )

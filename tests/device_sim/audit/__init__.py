@@ -1,0 +1,1 @@
+"""The audit: its bound is a bound, and it finds what is planted."""
