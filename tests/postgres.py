@@ -217,6 +217,13 @@ def running() -> Iterator[Postgres]:
             if server.template:
                 drop_database(server.template)
         return
+    with own_server() as own:
+        yield own
+
+
+@contextmanager
+def own_server() -> Iterator[OwnServer]:
+    """A server that a test may stop: always one of its own."""
     folder = Path(tempfile.mkdtemp(prefix="edgewise-pg-"))
     folder.chmod(0o755)
     own = OwnServer(folder)
