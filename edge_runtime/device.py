@@ -17,7 +17,8 @@ from edge_runtime.journal import Journal, StateFolder
 from edge_runtime.journal.state import Identity, State, enrolled
 from edge_runtime.model import Engine
 from edge_runtime.network import Network
-from edge_runtime.protocol.errors import DeviceLeft
+from edge_runtime.protocol.errors import DeviceLeft, UntrustedDocument
+from edge_runtime.protocol.group import LEAST_SLICE_S
 from edge_runtime.protocol.keys import SigningKey, TrustRoots, device_id
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.schedule import Floors, Usage, within
@@ -56,6 +57,8 @@ class Device:
     entropy: Callable[[int], bytes] = os.urandom
     log: Log = quiet
     collections: dict[str, Collection] = field(default_factory=dict)
+    least_slice_s: float = LEAST_SLICE_S
+    """A group is joined only with so much of the slice left."""
     clock_offset_s: int = 0
     """What the coordinator's clock is ahead; for signatures only."""
 
@@ -119,10 +122,30 @@ class Device:
             raise RuntimeError("the journal forgot an identity")
         return identity
 
-    def known(self, *, known: bool) -> None:
-        """Note whether the coordinator has enrolled this device."""
-        identity = self.identity()
-        self.journal.update(lambda state: enrolled(state, replace(identity, known=known)))
+    def known(self, *, known: bool, certificate: bytes | None = None) -> None:
+        """Note whether the coordinator has enrolled this device, and the certificate that it gave, if it is one."""
+        identity = replace(self.identity(), known=known)
+        if certificate is not None:
+            identity = replace(identity, certificate=certificate if self._certifies(certificate) else b"")
+        self.journal.update(lambda state: enrolled(state, identity))
+
+    def is_certified(self) -> bool:
+        """Whether it holds a certificate by the authority that the app pins."""
+        return self._certifies(self.identity().certificate)
+
+    def _certifies(self, certificate: bytes) -> bool:
+        """Whether the authority that the app pins gave it to this device."""
+        if self.roots.authority is None or not certificate:
+            return False
+        from edge_runtime.protocol.secure_sum.roster import verify_certificate
+
+        public = SigningKey(self.identity().seed).public
+        try:
+            verify_certificate(self.roots.authority, self.installation.tenant, public, certificate)
+        except UntrustedDocument:
+            self.say("the certificate of this device is not by the authority that the app pins")
+            return False
+        return True
 
 
 @contextlib.contextmanager

@@ -60,7 +60,8 @@ class Driver:
         tenant: Determines the device id together with the key.
         send: Carries one request.
         clock: Seconds since the epoch; only signatures depend on it.
-        sleep: Waits between tries.
+        sleep: Waits between tries, and before a request that asks for it.
+        monotonic: Seconds; how long a request that asks for patience is tried.
     """
 
     key: SigningKey
@@ -69,6 +70,7 @@ class Driver:
     retries: Retries = Retries()
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
     device_id: str = field(init=False)
     clock_offset_s: int = field(init=False, default=0)
     """Learned from a coordinator that refused our clock; used for signatures only."""
@@ -97,7 +99,10 @@ class Driver:
         failure: Unreachable | None = None
         corrected = False
         tried = 0
-        while tried < self.retries.tries:
+        if request.after_s > 0:
+            self.sleep(request.after_s)
+        goes_on, patience_s = self._goes_on(request)
+        while goes_on(tried):
             pause_s = self.retries.pause_s
             try:
                 response = self.send(request, self._signature(request))
@@ -108,14 +113,22 @@ class Driver:
                     corrected = True
                     continue
                 named_s = asked_delay_s(response)
-                if response.status not in RETRIED_STATUSES or named_s > self.retries.patience_s:
+                if response.status not in RETRIED_STATUSES or named_s > patience_s:
                     return response
                 pause_s = max(pause_s, named_s)
                 failure = Unreachable(f"the coordinator answered HTTP {response.status}")
             tried += 1
-            if tried < self.retries.tries:
+            if goes_on(tried):
                 self.sleep(pause_s)
         raise failure or Unreachable("no try was allowed")
+
+    def _goes_on(self, request: Request) -> tuple[Callable[[int], bool], float]:
+        """Whether to try once more after so many tries, and the longest delay that a server may name meanwhile."""
+        patience_s = request.patience_s
+        if patience_s is None:
+            return lambda tried: tried < self.retries.tries, self.retries.patience_s
+        until_s = self.monotonic() + patience_s
+        return lambda tried: not tried or self.monotonic() < until_s, patience_s
 
     def _signature(self, request: Request) -> dict[str, str]:
         return sign_request(

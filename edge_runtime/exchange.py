@@ -75,11 +75,14 @@ class Exchange:
             self._device.journal.update(lambda state: now_is.spent(state, cost))
         self.booked_seconds, self._booked_bytes, self._booked_battery = seconds, transferred, battery
 
-    def drive(self, session: Session[Result], *, watched: bool = True) -> Result:
+    def drive(
+        self, session: Session[Result], *, watched: bool = True, activity: Activity = Activity.TRANSFER
+    ) -> Result:
         """Run a session with the coordinator, enrolling first where it does not know the device.
 
         Args:
             watched: Whether the conditions of the network are asked, before and between two parts of an answer.
+            activity: What is done meanwhile: it decides which conditions count.
 
         Raises:
             Interrupted: One does not hold.
@@ -90,7 +93,7 @@ class Exchange:
 
         device = self._device
         meter = _Watched(self.watch) if watched else _Counted(self.watch)
-        self.watch.activity = Activity.TRANSFER
+        self.watch.activity = activity
         try:
             meter.go_on()
             with sending(device.transport, meter) as send:
@@ -100,6 +103,7 @@ class Exchange:
                     send,
                     clock=lambda: device.now_s,
                     sleep=lambda seconds: self._sleep(seconds, meter),
+                    monotonic=device.monotonic,
                 )
                 driver.clock_offset_s = device.clock_offset_s
                 try:
@@ -119,7 +123,7 @@ class Exchange:
         if device.identity().known:
             return
         enrolled = driver.run(enrol(device.installation, driver.key.public))
-        device.known(known=True)
+        device.known(known=True, certificate=enrolled.certificate)
         device.journal.update(lambda state: now_is.told(state, enrolled.policy))
         device.say("enrolled")
         if enrolled.retry_after_s > 0:

@@ -69,6 +69,8 @@ class Why:
         history: The last ends of slices, oldest first: their reason, when, in which round, and how often in a row.
         restarted: Why the journal was started anew, if it was.
         examples: How many can be trained on.
+        appointment_at_s: When what was trained is to be summed in a group; seconds since the epoch.
+        zeroed: Why what waits for a group is zeros, by reason code, if it is.
     """
 
     reason: str | None
@@ -78,3 +80,5 @@ class Why:
     history: tuple[Visited, ...]
     restarted: Restart | None
     examples: int
+    appointment_at_s: float | None = None
+    zeroed: str | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from edge_runtime.protocol.errors import NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import encode_report
-from edge_runtime.protocol.secure_sum.lanes import Delta
+from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Delta
 
 
 def clip(delta: Delta, clipping_norm: float) -> Delta:
@@ -35,6 +35,19 @@ def clip(delta: Delta, clipping_norm: float) -> Delta:
 
 
 def private_report(participation: str, delta: Delta, plan: Plan, rng: np.random.Generator) -> bytes:
-    """Clip, round to lanes and put the header before them: the report's exact bytes."""
-    lanes = plan.lanes()
-    return encode_report(participation, lanes, lanes.pack(clip(delta, plan.clipping_norm), rng))
+    """Clip, round to lanes, add the plan's noise and put the header before them: the report's exact bytes.
+
+    Under secure summing it is masked before it leaves. The noise is drawn from the system's random source, never from
+    `rng`; the four zero lanes have none.
+
+    Raises:
+        NonFiniteTraining: A value of the delta is not finite.
+        InvalidPlan: The plan's noise is below or beyond what integers can have.
+    """
+    codec = plan.lanes()
+    lanes = codec.encode(clip(delta, plan.clipping_norm), rng)
+    if codec.noise_multiplier > 0:
+        from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource  # most plans have none
+
+        DiscreteGaussian(codec.noise * codec.scale).add_to(lanes[:-ZERO_LANES], NoiseSource.fresh())
+    return encode_report(participation, codec, codec.packed(lanes))

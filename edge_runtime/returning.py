@@ -48,6 +48,8 @@ def activity_of(held: Participation | None, *, fetched: bool) -> Activity:
     """
     if held is None:
         return Activity.VISIT
+    if held.phase in (Phase.TRAINED, Phase.MASKED):
+        return Activity.SUM
     trains = held.phase in (Phase.ASSIGNED, Phase.TRAINING)
     return Activity.TRAIN if trains and fetched else Activity.TRANSFER
 
@@ -70,7 +72,7 @@ def come_back_s(reason: Blocker, policy: Policy, usage: Usage, now: datetime, zo
 
 def is_hopeless(held: Participation, come_back_after_s: float, now_s: float) -> bool:
     """Whether a participation that has no report yet cannot go on before its deadline."""
-    unfinished = held.phase in (Phase.ASSIGNED, Phase.TRAINING, Phase.SEALED)
+    unfinished = held.phase in (Phase.ASSIGNED, Phase.TRAINING, Phase.SEALED, Phase.TRAINED)
     return unfinished and now_s + come_back_after_s >= held.deadline_at_s
 
 
@@ -84,6 +86,18 @@ def failure_wait_s(refusal: Refusal | None, chance: float) -> float:
         return max(0.0, refusal.retry_after_s) * (1 + SPREAD_SHARE * chance)
     lasts = refusal is not None and refusal.retry is Retry.NEVER and not isinstance(refusal, Malformed)
     return (LASTING_FAILURE_S if lasts else PASSING_FAILURE_S) * (1 + SPREAD_SHARE * (2 * chance - 1))
+
+
+def appointment_in_s(held: Participation | None, now_s: float) -> float:
+    """Seconds until what was trained may be summed; 0 for now."""
+    if held is None or held.grouping is None or held.grouping.meeting is None:
+        return 0.0
+    return max(0.0, held.grouping.meeting.at_s - now_s)
+
+
+def zeroed_as(held: Participation | None) -> str | None:
+    """Why what waits for a group is zeros, if it is."""
+    return held.grouping.zeroed if held is not None and held.grouping is not None else None
 
 
 def reason_of(outcome: Outcome) -> Blocker | None:

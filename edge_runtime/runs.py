@@ -20,8 +20,8 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES, Bundle, verify_bundle
 from edge_runtime.protocol.checkin import bundle_path, checkpoint_path
 from edge_runtime.protocol.checkpoint import Checkpoint, Weights, checkpoint_bytes, verify_checkpoint
-from edge_runtime.protocol.errors import InvalidExamples, NotFound
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.errors import InvalidExamples, NonFiniteTraining, NotFound
+from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.session.visit import verified_plan
 from edge_runtime.training import Batches, Finished, beginning, resume
@@ -45,7 +45,7 @@ class Run:
         self._saved_at_s = device.monotonic()
 
     def go_on(self) -> None:
-        """Fetch what is not on disk, verify all of it, train, and seal the report.
+        """Fetch what is not on disk, verify all of it, train, and seal the report, or the change for a group.
 
         Raises:
             Interrupted: Stopped; a savepoint holds what was reached.
@@ -56,11 +56,34 @@ class Run:
         plan = verified_plan(
             held.plan, held.plan_signature, installation.tenant, installation.population, self._device.roots
         )
+        if plan.summing is Summing.SECURE:
+            self._go_on_for_a_group(plan)
+            return
         finished = self._finished(plan)
         self._say_evaluation(finished)
         report = private_report(held.participation, finished.delta, plan, self._generator())
         self._exchange.book()
         self._device.journal.seal(report, Trained(plan.bundle_sha256, finished.weights))
+
+    def _go_on_for_a_group(self, plan: Plan) -> None:
+        """Train, if this device takes part in such groups; what is not finite becomes zeros: others count on it."""
+        from edge_runtime.groups import certified  # and all of secure summing
+
+        self.refused_as = Outcome.GROUP_REFUSED
+        certified(self._device, self._exchange, plan)
+        trained, zeroed, participation = None, None, self._held.participation
+        try:
+            finished = self._finished(plan)
+            self._say_evaluation(finished)
+            values, trained = finished.delta.size, Trained(plan.bundle_sha256, finished.weights)
+            report = private_report(participation, finished.delta, plan, self._generator())
+        except NonFiniteTraining as refusal:
+            self._device.say(f"contributes zeros: {refusal.detail} ({refusal.code})")
+            zeroed, trained = Outcome.NON_FINITE_TRAINING, None
+            values = plan.values(self._bundle(plan).manifest.shared_parameters)
+            report = private_report(participation, np.zeros(values, np.float32), plan, self._generator())
+        self._exchange.book()
+        self._device.journal.seal_change(report, values=values, zeroed=zeroed, trained=trained)
 
     def _finished(self, plan: Plan) -> Finished:
         """Train to the end; the graph, its interpreter and the weights received are let go before a report is made."""

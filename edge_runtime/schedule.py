@@ -18,11 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_runtime.conditions import UNKNOWN, Conditions, Source
 from edge_runtime.protocol.policy import Policy, Thermal
 from edge_runtime.protocol.reasons import Blocker, Outcome
+
+if TYPE_CHECKING:
+    from edge_runtime.protocol.secure_sum.transcript import Floors as GroupFloors
 
 DEFAULT_POLICY: Final = Policy()
 
@@ -45,6 +48,8 @@ class Activity(StrEnum):
     """Train, or resume training, without the network. Neither network nor intervals count."""
     TRANSFER = "transfer"
     """Fetch or send what belongs to a visit that has begun. Intervals do not count."""
+    SUM = "sum"
+    """Sum what was trained in a group: short, and at a time that many agreed on. Only battery and network count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,8 @@ class Floors:
 
     limits: Policy = DEFAULT_POLICY
     assumed: Conditions = UNKNOWN
+    groups: GroupFloors | None = None
+    """The loosest terms of secure summing that this app accepts; None for the protocol's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +146,13 @@ def blocker(
         now: Aware.
         zone: Where the device is: quiet hours and daily budgets are local.
     """
+    if activity is Activity.SUM:
+        return (
+            _battery(conditions, policy)
+            or _metered(conditions, policy)
+            or _offline(conditions)
+            or _moved(policy, spent(usage, now, zone))
+        )
     online = activity is not Activity.TRAIN
     return (
         _owner(conditions, policy)
@@ -157,11 +171,16 @@ def _owner(device: Conditions, policy: Policy) -> Blocker | None:
         return Blocker.OVERHEATED
     if policy.stops_in_power_saver and device.power_saver is not False:
         return Blocker.POWER_SAVER
-    if not device.charging and (device.battery_level or 0.0) < policy.battery_floor:
-        return Blocker.BATTERY_LOW
+    if (low := _battery(device, policy)) is not None:
+        return low
     if policy.needs_charging and not device.charging:
         return Blocker.NOT_CHARGING
     return None
+
+
+def _battery(device: Conditions, policy: Policy) -> Blocker | None:
+    low = not device.charging and (device.battery_level or 0.0) < policy.battery_floor
+    return Blocker.BATTERY_LOW if low else None
 
 
 def _metered(device: Conditions, policy: Policy) -> Blocker | None:
@@ -182,6 +201,10 @@ def _day(policy: Policy, usage: Usage, now: datetime, zone: tzinfo) -> Blocker |
     today = spent(usage, now, zone)
     if today.seconds >= policy.daily_seconds:
         return Blocker.DAILY_SECONDS_SPENT
+    return _moved(policy, today)
+
+
+def _moved(policy: Policy, today: Day) -> Blocker | None:
     if today.transferred_bytes >= policy.daily_bytes:
         return Blocker.DAILY_BYTES_SPENT
     if today.battery_share >= policy.daily_battery_share:
@@ -367,6 +390,11 @@ class Watch:
         """How long the slice has lasted."""
         return self._clock() - self._start
 
+    @property
+    def left_s(self) -> float:
+        """What is left of the slice."""
+        return max(0.0, self._limit_s - self.seconds)
+
     def _look(self) -> Blocker | None:
         if self._system_stops():
             return Blocker.SYSTEM_STOPPED
@@ -374,7 +402,7 @@ class Watch:
             self._next_read = self._clock() + self._every_s
             if lost := self._lost():
                 return lost
-        if self.seconds >= self._left.seconds:
+        if self.seconds >= self._left.seconds and self.activity is not Activity.SUM:
             return Blocker.DAILY_SECONDS_SPENT
         if self.transferred_bytes > 0 and self.transferred_bytes >= self._left.transferred_bytes:
             return Blocker.DAILY_BYTES_SPENT

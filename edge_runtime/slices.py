@@ -23,6 +23,7 @@ from edge_runtime.protocol.errors import (
     BadSignature,
     DeviceLeft,
     DeviceStorageFull,
+    Malformed,
     ParticipationEnded,
     Refusal,
     ReplayedRequest,
@@ -39,6 +40,7 @@ from edge_runtime.returning import (
     REPORTED,
     UNREACHABLE,
     activity_of,
+    appointment_in_s,
     backs_off_s,
     come_back_s,
     failure_wait_s,
@@ -111,6 +113,8 @@ class Slice:
                 self._train(held)
             elif held.phase is Phase.GIVING_UP:
                 return self._tell(held)
+            elif held.phase in (Phase.TRAINED, Phase.MASKED):
+                return self._sum()
             else:
                 return self._report(held)
         raise RuntimeError("a participation ended without a reason")
@@ -131,6 +135,9 @@ class Slice:
         reason = blocker(device.source.read(), policy, usage, now, device.local, activity)
         if reason is not None:
             return self._stopped(reason)
+        ahead_s = appointment_in_s(held, now_s)
+        if ahead_s + device.least_slice_s > self._exchange.watch.left_s and ahead_s > 0:
+            return self._end(Happened.BLOCKED, Blocker.APPOINTMENT_AHEAD, ahead_s)
         left_s = backs_off_s(usage, policy, now) if activity is Activity.TRANSFER else 0.0
         return self._end(Happened.BLOCKED, Blocker.TOO_SOON, left_s) if left_s > 0 else None
 
@@ -196,6 +203,33 @@ class Slice:
                 raise
             self._device.say(f"gives up: {refusal.detail} ({refusal.code})")
             self._give_up(outcome_of(refusal, run.refused_as))
+
+    # --- summing ------------------------------------------------------------------------------------------------
+
+    def _sum(self) -> SliceEnd:
+        """Go on with the appointment and the group, up to the opened sum or to the end of the slice."""
+        from edge_runtime.groups import Sum, Waits  # and all of secure summing
+
+        try:
+            end = Sum(self._device, self._exchange).go_on()
+        except FINAL_FOR_A_REPORT as refusal:
+            return self._refused(refusal, Happened.REFUSED, refusal.code)
+        except Unreachable:  # a group does not wait long
+            return self._failed(Happened.UNREACHABLE, UNREACHABLE, self._device.policy.min_interval_s)
+        except StateDamaged:
+            end = Outcome.PROCESS_KILLED
+        except Refusal as refusal:
+            if refusal.retry is not Retry.NEVER or isinstance(refusal, (*_OF_THE_CONTACT, Malformed)):
+                raise
+            self._device.say(f"gives up: {refusal.detail} ({refusal.code})")
+            end = outcome_of(refusal, Outcome.GROUP_REFUSED)
+        if isinstance(end, Waits):
+            return self._end(Happened.INTERRUPTED, Blocker.APPOINTMENT_AHEAD, end.after_s)
+        if isinstance(end, Outcome):
+            if now_is.under_way(self._device.state).phase is not Phase.GIVING_UP:
+                self._give_up(end)
+            return self._told_at_once(end)
+        return self._over(now_is.opened, Happened.REPORTED, REPORTED, end.retry_after_s)
 
     # --- the end of a participation -----------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import TypeAlias
 
+from edge_runtime.protocol.group import LEAST_SLICE_S
+
 Log: TypeAlias = Callable[[str], None]
 """Takes one plain sentence; never an example, a key or a token."""
 
@@ -32,6 +34,7 @@ class Surroundings:
         sleep: Waits between two tries of a request, half a second at a time.
         entropy: So many random bytes, from a cryptographic source.
         zone: Where the device is, for quiet hours and daily budgets; None for what the system says.
+        least_slice_s: A group is joined only with so much of the slice left.
     """
 
     now: Callable[[], datetime] = utc_now
@@ -39,3 +42,4 @@ class Surroundings:
     sleep: Callable[[float], None] = time.sleep
     entropy: Callable[[int], bytes] = os.urandom
     zone: tzinfo | None = None
+    least_slice_s: float = LEAST_SLICE_S

@@ -23,7 +23,7 @@ from edge_runtime.protocol.errors import DeviceStorageFull, StateDamaged
 from edge_runtime.protocol.keys import TrustRoots
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Blocker, Outcome
-from edge_runtime.returning import activity_of, backs_off_s, come_back_s
+from edge_runtime.returning import activity_of, appointment_in_s, backs_off_s, come_back_s, zeroed_as
 from edge_runtime.schedule import Activity, Floors, blocker, never_stops
 from edge_runtime.session.enrol import Installation
 from edge_runtime.slices import Slice
@@ -71,6 +71,7 @@ def open_device(
         monotonic=around.monotonic,
         sleep=around.sleep,
         entropy=around.entropy,
+        least_slice_s=around.least_slice_s,
         log=log or quiet,
     )
 
@@ -101,6 +102,9 @@ class Work:
         backs_off = backs_off_s(usage, policy, now)
         if reason is None and activity is Activity.TRANSFER and backs_off > 0:
             reason, after_s = Blocker.TOO_SOON, backs_off
+        ahead = appointment_in_s(held, device.now_s)
+        if reason is None and ahead > 0:
+            reason, after_s = Blocker.APPOINTMENT_AHEAD, ahead
         if state.switched_off:
             reason, after_s = Outcome.SWITCHED_OFF, max(after_s, backs_off)
         if state.opted_out or closed:
@@ -115,6 +119,8 @@ class Work:
             history=state.visits,
             restarted=state.restarted.why if state.restarted else None,
             examples=count,
+            appointment_at_s=device.now_s + ahead if ahead > 0 else None,
+            zeroed=zeroed_as(held),
         )
 
     def infer(self, x: Features, *, own: bool) -> Outputs:

@@ -22,7 +22,19 @@ from edge_runtime.protocol.keys import DIGEST_BYTES, digest
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {}
+
+def _with_groups(tree: dict[str, Any]) -> dict[str, Any]:
+    """1 to 2: certificates, and what is kept under secure summing."""
+    identity, held = tree["identity"], tree["participation"]
+    return {
+        **tree,
+        "version": 2,
+        "identity": identity and {**identity, "certificate": ""},
+        "participation": held and {**held, "grouping": None},
+    }
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _with_groups}
 """From a version of the state's JSON to the next. Only ever added to; `State.VERSION` is the one after the last."""
 
 NOTHING_BEFORE: Final = bytes(DIGEST_BYTES)

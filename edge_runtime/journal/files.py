@@ -7,15 +7,29 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import DeviceStorageFull
+from edge_runtime.protocol.keys import is_sha256
 
 UNFINISHED = ".new"
 """How the name of a file ends that was not finished; one writer, so one such file for each name."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a disk, a quota or a limit without room says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file of its own beside the journal, named by the SHA-256 of its bytes as they lie there."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        wire.require(is_sha256(self.sha256) and self.bytes >= 0, "a stored file has a digest and a length")
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from edge_runtime.journal.document import Document, Seen, decode_document, encode_document, encode_seen
 from edge_runtime.journal.files import replace_file
+from edge_runtime.journal.grouping import Grouping
 from edge_runtime.journal.participation import (
     Event,
     Participation,
@@ -24,8 +26,10 @@ from edge_runtime.journal.participation import (
     stepped,
     without_savepoint,
 )
+from edge_runtime.journal.participation import trained as with_change
 from edge_runtime.journal.sealing import Seal
-from edge_runtime.journal.state import Change, Personal, State, moved, sending, under_way
+from edge_runtime.journal.state import Change as StateChange
+from edge_runtime.journal.state import Personal, State, moved, sending, under_way
 from edge_runtime.journal.stored import StoredFiles
 from edge_runtime.protocol.errors import DeviceStorageFull, StateDamaged
 from edge_runtime.protocol.keys import digest
@@ -78,7 +82,7 @@ class Journal:
         """What is on disk."""
         return self._document.state
 
-    def update(self, change: Change) -> State:
+    def update(self, change: StateChange) -> State:
         """Apply a change and return the state once it is on disk; no change, no write.
 
         Raises:
@@ -169,6 +173,57 @@ class Journal:
                 self.update(lambda state: _sealed(state, stored, sha256, personal))
             finally:
                 self._files.drop([file for file in files if file not in self.state.stored])
+
+    def seal_change(self, lanes: bytes, *, values: int, zeroed: str | None, trained: Trained | None) -> None:
+        """End training with a change that a group is to sum; it never leaves as it is.
+
+        Args:
+            lanes: A report that is not masked yet.
+            values: Its parameters.
+            zeroed: Why it is zeros, if it is.
+            trained: As in `seal`.
+
+        Raises:
+            StepNotAllowed, DeviceStorageFull: As `seal`.
+        """
+        with self._turn:
+            self._able_to(Event.TRAINED)
+            personal = self._put_personal(trained) if trained else None
+
+            def ended(state: State, stored: Stored) -> State:
+                grouping = Grouping(change=stored, values=values, zeroed=zeroed)
+                after = moved(state, lambda held: with_change(held, grouping))
+                return replace(after, personal=personal) if personal else after
+
+            try:
+                self.keep(lanes, ended)
+            finally:
+                if personal and personal.vectors not in self.state.stored:
+                    self._files.drop([personal.vectors])
+
+    def keep(self, content: bytes, change: Callable[[State, Stored], State]) -> State:
+        """Put bytes into a file of their own, on disk before the change names it.
+
+        Raises:
+            Refusal: The change does not fit the state; nothing happened.
+            DeviceStorageFull: There is no room; nothing happened.
+        """
+        with self._turn:
+            stored = self._files.put(memoryview(content))
+            try:
+                return self.update(lambda state: change(state, stored))
+            finally:
+                if stored not in self.state.stored:
+                    self._files.drop([stored])
+
+    def read(self, stored: Stored) -> bytes:
+        """What `keep` was given.
+
+        Raises:
+            StateDamaged: It is gone, or not as it was written.
+        """
+        with self._turn:
+            return self._files.get(stored)
 
     def personal(self, bundle_sha256: str) -> Vector | None:
         """The weights as this device trained them last with this bundle; None without any, or if they were damaged."""

@@ -11,10 +11,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.protocol import wire
+from edge_runtime.journal import grouping as sums
+from edge_runtime.journal.files import Stored as Stored
+from edge_runtime.journal.grouping import Grouping, Regrouping
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.errors import Malformed, StepNotAllowed
-from edge_runtime.protocol.keys import is_sha256
 from edge_runtime.protocol.reasons import Outcome
 
 Vector = npt.NDArray[np.float32]
@@ -30,6 +31,10 @@ class Phase(StrEnum):
     """The report is on disk. There is no training from here on."""
     SENT = "sent"
     """The report may have left the device. Only the same bytes may leave again."""
+    TRAINED = "trained"
+    """Under secure summing: what was trained is on disk, and waits for a group. There is no training from here on."""
+    MASKED = "masked"
+    """The masked report is on disk, and may have left the device. There is nothing left to make another one from."""
     GIVING_UP = "giving-up"
     """An outcome is decided and may have left the device. No report ever will."""
     REPORTED = "reported"
@@ -45,6 +50,11 @@ class Event(StrEnum):
     SAVEPOINT_LOST = "savepoint-lost"
     """It was damaged on disk: training begins anew, as nothing came of it yet."""
     SEALED = "sealed"
+    TRAINED = "trained"
+    """What was trained is sealed, to be summed in a group."""
+    MASKED = "masked"
+    OPENED = "opened"
+    """The group's sum was opened."""
     SENDING = "sending"
     RECEIPT = "receipt"
     GAVE_UP = "gave-up"
@@ -59,11 +69,13 @@ class Event(StrEnum):
 STEPS: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.ASSIGNED, Event.SAVED): Phase.TRAINING,
     (Phase.ASSIGNED, Event.SEALED): Phase.SEALED,
+    (Phase.ASSIGNED, Event.TRAINED): Phase.TRAINED,
     (Phase.ASSIGNED, Event.GAVE_UP): Phase.GIVING_UP,
     (Phase.ASSIGNED, Event.EXPIRED): Phase.ENDED,
     (Phase.TRAINING, Event.SAVED): Phase.TRAINING,
     (Phase.TRAINING, Event.SAVEPOINT_LOST): Phase.ASSIGNED,
     (Phase.TRAINING, Event.SEALED): Phase.SEALED,
+    (Phase.TRAINING, Event.TRAINED): Phase.TRAINED,
     (Phase.TRAINING, Event.GAVE_UP): Phase.GIVING_UP,
     (Phase.TRAINING, Event.EXPIRED): Phase.ENDED,
     (Phase.SEALED, Event.SENDING): Phase.SENT,
@@ -73,22 +85,19 @@ STEPS: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.SENT, Event.RECEIPT): Phase.REPORTED,
     (Phase.SENT, Event.REFUSED): Phase.ENDED,
     (Phase.SENT, Event.EXPIRED): Phase.ENDED,
+    (Phase.TRAINED, Event.MASKED): Phase.MASKED,
+    (Phase.TRAINED, Event.GAVE_UP): Phase.GIVING_UP,
+    (Phase.TRAINED, Event.REFUSED): Phase.ENDED,
+    (Phase.TRAINED, Event.EXPIRED): Phase.ENDED,
+    (Phase.MASKED, Event.OPENED): Phase.REPORTED,
+    (Phase.MASKED, Event.GAVE_UP): Phase.GIVING_UP,
+    (Phase.MASKED, Event.REFUSED): Phase.ENDED,
+    (Phase.MASKED, Event.EXPIRED): Phase.ENDED,
     (Phase.GIVING_UP, Event.NOTED): Phase.ENDED,
     (Phase.GIVING_UP, Event.REFUSED): Phase.ENDED,
     (Phase.GIVING_UP, Event.EXPIRED): Phase.ENDED,
 }
 """Every step there is. What is absent is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A file of its own beside the journal, named by the SHA-256 of its bytes as they lie there."""
-
-    sha256: str
-    bytes: int
-
-    def __post_init__(self) -> None:
-        wire.require(is_sha256(self.sha256) and self.bytes >= 0, "a stored file has a digest and a length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +161,15 @@ class Participation:
     """Of work so far, over all slices."""
     transferred_bytes: int = 0
     battery_share: float = 0.0
+    grouping: Grouping | None = None
+    """Under secure summing, once it has trained."""
 
     @property
     def stored(self) -> frozenset[Stored]:
         """The files it needs."""
         savepoint = self.savepoint.vectors if self.savepoint else None
-        return frozenset(file for file in (savepoint, self.report) if file)
+        held = frozenset(file for file in (savepoint, self.report) if file)
+        return held | self.grouping.stored if self.grouping else held
 
 
 def begun(assignment: Assignment, population: str, now_s: float) -> Participation:
@@ -220,14 +232,45 @@ def sealed(participation: Participation, report: Stored, report_sha256: str) -> 
     return replace(after, savepoint=None, report=report, report_sha256=report_sha256)
 
 
-def gave_up(participation: Participation, outcome: Outcome) -> Participation:
-    """End training with an outcome; savepoint and unsent report go.
+def trained(participation: Participation, grouping: Grouping) -> Participation:
+    """End training with a change that a group is to sum; the savepoint goes.
 
     Raises:
-        StepNotAllowed: The report may have left the device, or there is an outcome already.
+        StepNotAllowed: There is a change, a report or an outcome already.
+    """
+    return replace(stepped(participation, Event.TRAINED), savepoint=None, grouping=grouping)
+
+
+def masked(participation: Participation, group: str, report: Stored, report_sha256: str) -> Participation:
+    """Keep the masked report, and let go of what it was made from.
+
+    Raises:
+        StepNotAllowed: There is one already, or it is not its turn.
+    """
+    after = replace(stepped(participation, Event.MASKED), report=report, report_sha256=report_sha256)
+    return regrouped(after, lambda held: sums.masked(held, group))
+
+
+def regrouped(participation: Participation, change: Regrouping) -> Participation:
+    """Change what is kept for groups.
+
+    Raises:
+        StepNotAllowed: There is nothing, or the change does not fit.
+    """
+    if participation.grouping is None:
+        raise StepNotAllowed("this participation has nothing for a group")
+    return replace(participation, grouping=change(participation.grouping))
+
+
+def gave_up(participation: Participation, outcome: Outcome) -> Participation:
+    """End training with an outcome; savepoint, report, change and the secrets of a group go.
+
+    Raises:
+        StepNotAllowed: A plain report may have left the device, or there is an outcome already.
     """
     after = stepped(participation, Event.GAVE_UP)
-    return replace(after, savepoint=None, report=None, report_sha256=None, outcome=outcome)
+    grouping = None if after.grouping is None else sums.over(after.grouping)
+    return replace(after, savepoint=None, report=None, report_sha256=None, outcome=outcome, grouping=grouping)
 
 
 def rng_state(rng: np.random.Generator) -> bytes:

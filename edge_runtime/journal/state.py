@@ -9,7 +9,17 @@ from enum import StrEnum
 from typing import ClassVar, Final, TypeAlias
 
 from edge_runtime import schedule
-from edge_runtime.journal.participation import Event, Participation, Phase, Stored, begun, gave_up, stepped
+from edge_runtime.journal import grouping as sums
+from edge_runtime.journal.participation import (
+    Event,
+    Participation,
+    Phase,
+    Stored,
+    begun,
+    gave_up,
+    regrouped,
+    stepped,
+)
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.errors import ParticipationEnded, StepNotAllowed
@@ -43,6 +53,8 @@ class Identity:
     device_id: str
     known: bool = False
     """The coordinator enrolled it."""
+    certificate: bytes = b""
+    """Of the device key, by the enrolment authority that the app pins; empty without one."""
 
     def __post_init__(self) -> None:
         wire.require(len(self.seed) == PUBLIC_KEY_BYTES, "a device key has 32 bytes")
@@ -101,9 +113,9 @@ class Restarted:
 class State:
     """What the journal holds. A fresh one knows nobody."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
-    version: int = 1
+    version: int = 2
     identity: Identity | None = None
     participation: Participation | None = None
     ended: tuple[Ended, ...] = ()
@@ -200,7 +212,7 @@ def given_up(state: State, outcome: Outcome) -> State:
     """Decide an outcome; no report will ever leave.
 
     Raises:
-        StepNotAllowed: None is under way, its report may have left, or another outcome is decided.
+        StepNotAllowed: None is under way, its plain report may have left, or another outcome is decided.
     """
     return moved(state, lambda held: gave_up(held, outcome))
 
@@ -224,6 +236,24 @@ def received(state: State, receipt: Receipt, now_s: float) -> State:
     if (receipt.participation, receipt.report_sha256) != (held.participation, held.report_sha256):
         raise StepNotAllowed("the receipt is for another report")
     return _over(state, Event.RECEIPT, now_s)
+
+
+def opened(state: State, now_s: float) -> State:
+    """End with the sum of a group that was opened; its secrets go.
+
+    Raises:
+        StepNotAllowed: There is no masked report.
+    """
+    return _over(state, Event.OPENED, now_s)
+
+
+def left_group(state: State, reason: str) -> State:
+    """Leave the group for ever, whose secrets go. What was trained stays, unless it was masked.
+
+    Raises:
+        StepNotAllowed: There is nothing for a group.
+    """
+    return moved(state, lambda held: regrouped(held, lambda grouping: sums.departed(grouping, reason)))
 
 
 def noted(state: State, now_s: float) -> State:
@@ -296,7 +326,7 @@ def dropped(state: State, outcome: Outcome, now_s: float) -> State:
     """End what is under way without a word to the coordinator; nothing may be."""
     if state.participation is None:
         return state
-    unsent = state.participation.phase in (Phase.ASSIGNED, Phase.TRAINING, Phase.SEALED)
+    unsent = state.participation.phase in (Phase.ASSIGNED, Phase.TRAINING, Phase.SEALED, Phase.TRAINED)
     return refused(given_up(state, outcome) if unsent else state, now_s)
 
 
@@ -319,6 +349,8 @@ def seen_at(state: State, now_s: float) -> State:
     if held is not None and held.assigned_at_s > now_s:
         due_s = held.deadline_at_s - held.assigned_at_s
         held = replace(held, assigned_at_s=now_s, deadline_at_s=now_s + due_s)
+        if held.grouping is not None:  # by which clock the appointment was, nobody knows: it is asked for again
+            held = regrouped(held, lambda grouping: sums.met(grouping, None))
     if restarted is not None and restarted.at_s > now_s:
         restarted = replace(restarted, at_s=now_s)
     asked_at_s = None if asked_at_s is None else min(asked_at_s, now_s)

@@ -6,8 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.journal.files import UNFINISHED, replace_file
-from edge_runtime.journal.participation import Stored
+from edge_runtime.journal.files import UNFINISHED, Stored, replace_file
 from edge_runtime.journal.sealing import Seal, SealBroken
 from edge_runtime.protocol.errors import StateDamaged
 from edge_runtime.protocol.keys import digest

@@ -48,6 +48,10 @@ class Request:
     """Whoever sends it reads no longer answer: a coordinator cannot fill a phone."""
     sink: Sink | None = None
     """Of an immutable answer: whoever sends it may ask for what is missing, put it here, and answer with nothing."""
+    after_s: float = 0.0
+    """Whoever sends it waits so long first."""
+    patience_s: float | None = None
+    """Whoever sends it goes on trying for so long; None for as often as it tries everything."""
 
 
 @dataclass(frozen=True, slots=True)

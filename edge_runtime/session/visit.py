@@ -21,14 +21,16 @@ from edge_runtime.protocol.checkin import (
 from edge_runtime.protocol.checkpoint import Checkpoint, checkpoint_bytes, verify_checkpoint
 from edge_runtime.protocol.errors import (
     InvalidExamples,
+    InvalidGroup,
     InvalidPlan,
     Malformed,
     NonFiniteTraining,
     Refusal,
     Unavailable,
 )
+from edge_runtime.protocol.group import Opened
 from edge_runtime.protocol.keys import TrustRoots, digest
-from edge_runtime.protocol.plan import Plan, verify_plan
+from edge_runtime.protocol.plan import Plan, Summing, verify_plan
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import RELEASE_PATH, Released, ReleaseQuery
 from edge_runtime.protocol.report import (
@@ -60,6 +62,9 @@ class Work:
 Train: TypeAlias = Callable[[Work], "bytes | Outcome"]
 """Runs the plan; returns the report's bytes, or why there is none. A `Refusal` becomes the outcome that fits it."""
 
+Sums: TypeAlias = Callable[[Work, bytes], "Session[Opened | Outcome]"]
+"""Sums a report, not masked yet, in groups: the opened sum, or why there is none."""
+
 Bundles: TypeAlias = MutableMapping[str, Bundle]
 """Verified bundles by digest: the graph is fetched once."""
 
@@ -90,15 +95,20 @@ class VisitEnd:
     """Of the report; 0 without one."""
 
 
-def visit(offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train) -> Session[VisitEnd]:
+def visit(
+    offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train, sums: Sums | None = None
+) -> Session[VisitEnd]:
     """Check in; when chosen, fetch what is not held, verify all of it, train, and report or say why not.
+
+    Args:
+        sums: What sums under secure plans; without it, they are refused.
 
     Raises:
         Refusal: The coordinator refused the check-in, the report or the outcome.
     """
     answer = yield from check_in(offer)
     if answer.assignment is not None:
-        return (yield from _take_part(answer.assignment, offer, roots, bundles, train))
+        return (yield from _take_part(answer.assignment, offer, roots, bundles, train, sums))
     if answer.retry is None:
         raise Malformed("the answer to a check-in is an assignment or a retry window")
     return VisitEnd(reason=answer.retry.reason, after_s=answer.retry.after_s, spread_s=answer.retry.spread_s)
@@ -192,32 +202,47 @@ def fetch_checkpoint(sha256: str, bundle: Bundle, roots: TrustRoots) -> Session[
 
 
 def _take_part(
-    assignment: Assignment, offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train
+    assignment: Assignment, offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train, sums: Sums | None
 ) -> Session[VisitEnd]:
     refused_as = Outcome.PLAN_REFUSED
     try:
         plan = verified_plan(assignment.plan, assignment.plan_signature, offer.tenant, offer.population, roots)
+        if plan.summing is Summing.SECURE and sums is None:
+            raise InvalidGroup("this device sums in no group")
         refused_as = Outcome.BUNDLE_REFUSED
         bundle = yield from fetch_bundle(plan.bundle_sha256, roots, bundles)
         refused_as = Outcome.CHECKPOINT_REFUSED
         checkpoint = yield from fetch_checkpoint(assignment.checkpoint_sha256, bundle, roots)
         refused_as = Outcome.INTERPRETER_FAILED
-        report = train(
-            Work(
-                participation=assignment.participation,
-                round=assignment.round,
-                plan=plan,
-                bundle=bundle,
-                checkpoint=checkpoint,
-            )
+        work = Work(
+            participation=assignment.participation,
+            round=assignment.round,
+            plan=plan,
+            bundle=bundle,
+            checkpoint=checkpoint,
         )
+        report = train(work)
+        if plan.summing is Summing.SECURE and sums is not None and isinstance(report, bytes):
+            refused_as = Outcome.GROUP_REFUSED
+            return (yield from _summed(work, report, sums))
     except Refusal as refusal:
         report = outcome_of(refusal, refused_as)
     if isinstance(report, Outcome):
-        noted = yield from give_up(assignment.participation, report)
-        return VisitEnd(reason=report, after_s=noted.retry_after_s, round=assignment.round)
+        return (yield from _given_up(assignment.participation, assignment.round, report))
     receipt = yield from send_report(assignment.participation, report)
     return VisitEnd(reason=Wait.REPORTED, after_s=receipt.retry_after_s, round=assignment.round, bytes_up=len(report))
+
+
+def _summed(work: Work, report: bytes, sums: Sums) -> Session[VisitEnd]:
+    end = yield from sums(work, report)
+    if isinstance(end, Outcome):
+        return (yield from _given_up(work.participation, work.round, end))
+    return VisitEnd(reason=Wait.REPORTED, after_s=end.retry_after_s, round=work.round, bytes_up=len(report))
+
+
+def _given_up(participation: str, round_: int, reason: Outcome) -> Session[VisitEnd]:
+    noted = yield from give_up(participation, reason)
+    return VisitEnd(reason=reason, after_s=noted.retry_after_s, round=round_)
 
 
 def send_report(participation: str, report: bytes) -> Session[Receipt]:
@@ -257,6 +282,7 @@ def outcome_of(refusal: Refusal, otherwise: Outcome) -> Outcome:
 
 _OUTCOMES: dict[type[Refusal], Outcome] = {
     InvalidExamples: Outcome.EXAMPLES_REFUSED,
+    InvalidGroup: Outcome.GROUP_REFUSED,
     InvalidPlan: Outcome.PLAN_REFUSED,
     NonFiniteTraining: Outcome.NON_FINITE_TRAINING,
     Unavailable: Outcome.NETWORK_LOST,

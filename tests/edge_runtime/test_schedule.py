@@ -28,6 +28,14 @@ from edge_runtime.schedule import (
 from tests.edge_runtime.schedules import NOON, OLD, activities, conditions, moments, policies, usages, zones
 
 OF_A_SLICE: Final = {Blocker.SLICE_ENDED, Blocker.SYSTEM_STOPPED}
+OF_APPOINTMENTS: Final = {Blocker.APPOINTMENT_AHEAD}
+OF_SUMMING: Final = {
+    Blocker.BATTERY_LOW,
+    Blocker.NETWORK_METERED,
+    Blocker.NETWORK_LOST,
+    Blocker.DAILY_BYTES_SPENT,
+    Blocker.DAILY_BATTERY_SPENT,
+}
 
 
 def holding(
@@ -36,7 +44,7 @@ def holding(
     """An oracle: of every blocker, whether it holds, each for itself."""
     local = now.astimezone(zone)
     today = [day for day in usage.days if day.date == f"{local:%Y-%m-%d}"]
-    begins, networked = activity == Activity.VISIT, activity in (Activity.VISIT, Activity.TRANSFER)
+    begins, networked = activity == Activity.VISIT, activity is not Activity.TRAIN
     level = 0.0 if device.battery_level is None else device.battery_level
     too_hot = list(Thermal)[list(Thermal).index(policy.stop_at) :]
 
@@ -44,7 +52,7 @@ def holding(
         return since is not None and since - span_s < now.timestamp() < since + span_s
 
     wait_s = sorted([policy.min_interval_s, usage.wait_s, policy.max_interval_s])[1]
-    return {
+    every = {
         Blocker.IN_USE: policy.needs_idle and device.in_use in (True, None),
         Blocker.OVERHEATED: device.thermal is None or device.thermal in too_hot,
         Blocker.POWER_SAVER: policy.stops_in_power_saver and device.power_saver in (True, None),
@@ -64,6 +72,8 @@ def holding(
         and policy.max_participations is not None
         and usage.participations >= policy.max_participations,
     }
+    counts = OF_SUMMING if activity is Activity.SUM else every.keys()
+    return {reason: holds and reason in counts for reason, holds in every.items()}
 
 
 def first(holds: Mapping[Blocker, bool]) -> Blocker | None:
@@ -104,7 +114,7 @@ REASONS: Final[dict[Blocker, tuple[Conditions, Policy, Usage]]] = {
 }
 
 
-@pytest.mark.parametrize("reason", [reason for reason in Blocker if reason not in OF_A_SLICE])
+@pytest.mark.parametrize("reason", [reason for reason in Blocker if reason not in OF_A_SLICE | OF_APPOINTMENTS])
 def test_every_reason_is_reached(reason: Blocker) -> None:
     device, policy, usage = REASONS[reason]
     assert blocker(device, policy, usage, NOON, UTC) is reason
@@ -183,6 +193,7 @@ def test_every_blocker_of_a_begun_visit_is_an_outcome_of_the_same_name() -> None
         Blocker.TOO_SOON,
         Blocker.PARTICIPATED_RECENTLY,
         Blocker.PARTICIPATIONS_SPENT,
+        Blocker.APPOINTMENT_AHEAD,
     }
     assert {reason for reason in Blocker if reason.name not in Outcome.__members__} == only_before
     for reason in set(Blocker) - only_before:

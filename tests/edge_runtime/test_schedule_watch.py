@@ -163,7 +163,7 @@ def test_a_battery_that_begins_to_tell_is_measured_from_then_on() -> None:
 
 
 def test_traffic_ends_the_slice_at_its_daily_bytes() -> None:
-    usage = spend(OLD, NIGHT, UTC, transferred_bytes=49_000_000)
+    usage = spend(OLD, NIGHT, UTC, transferred_bytes=199_000_000)
     watch = Bench().watch(usage=usage)
     watch.transferred_bytes += 999_999
     assert watch() is None

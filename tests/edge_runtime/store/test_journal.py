@@ -232,8 +232,9 @@ def test_a_seal_opens_for_its_own_context_only() -> None:
 
 def test_a_later_version_is_refused_and_left_alone(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = enrolled(folder, None)
-    monkeypatch.setattr(State, "VERSION", 2)
-    journal.update(lambda state: State(version=2, identity=state.identity))
+    later = State.VERSION + 1
+    monkeypatch.setattr(State, "VERSION", later)
+    journal.update(lambda state: State(version=later, identity=state.identity))
     monkeypatch.undo()
     before = files(folder)
     with pytest.raises(UnsupportedVersion):
@@ -243,7 +244,7 @@ def test_a_later_version_is_refused_and_left_alone(folder: StateFolder, monkeypa
 
 def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
     now = wire.encode(State(switched_off=True))
-    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(b'"version":1', b'"version":-1')
+    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(b'"version":2', b'"version":-1')
 
     def to_0(tree: dict[str, object]) -> dict[str, object]:
         off = tree.pop("turned") == "off"
@@ -251,7 +252,7 @@ def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
 
     def to_1(tree: dict[str, object]) -> dict[str, object]:
         off = tree.pop("off")
-        return {**tree, "switched_off": off, "version": 1}
+        return {**tree, "switched_off": off, "version": 2}
 
     assert decode_state(older, {-1: to_0, 0: to_1}) == State(switched_off=True)
 
