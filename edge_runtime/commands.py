@@ -64,6 +64,7 @@ def enrol_command(
     population: Annotated[str | None, typer.Option(help="The population to enrol in")] = None,
     tenant_key: Annotated[str | None, typer.Option(help="Trust root of bundles and plans, 64 hex digits")] = None,
     coordinator_key: Annotated[str | None, typer.Option(help="Trust root of checkpoints, 64 hex digits")] = None,
+    authority_key: Annotated[str | None, typer.Option(help="Who certifies devices for secure summing")] = None,
     again: Annotated[bool, typer.Option("--again", help="Take part anew after an opt-out, as a new device")] = False,
 ) -> None:
     """Make this device known. The first time, with all of the options, it also writes the settings."""
@@ -72,9 +73,10 @@ def enrol_command(
     with failures_said():
         path, text = config or settings_file(state), None
         if not path.exists():
-            text = _new_settings(path, state, config, (coordinator, tenant, population, tenant_key, coordinator_key))
+            options = (coordinator, tenant, population, tenant_key, coordinator_key)
+            text = _new_settings(path, state, config, options, authority_key)
             settings = dataclasses.replace(settings_of(text, path.absolute().parent), state=state)
-        elif any((tenant, population, tenant_key, coordinator_key)):
+        elif any((tenant, population, tenant_key, coordinator_key, authority_key)):
             fail(f"{path} is there already: change it there, and leave these options out")
         else:
             settings = settings_for(state, config, coordinator)
@@ -216,15 +218,18 @@ class _Log:
         typer.echo(telling.as_json({"at": at, **facts}) if self._as_json else f"{at}  {text}")
 
 
-def _new_settings(path: Path, state: Path, config: Path | None, options: tuple[str | None, ...]) -> str:
+def _new_settings(
+    path: Path, state: Path, config: Path | None, options: tuple[str | None, ...], authority_key: str | None
+) -> str:
     """The first settings, from the options; their values are checked when they are read."""
     names = ("--coordinator", "--tenant", "--population", "--tenant-key", "--coordinator-key")
     if missing := [name for name, value in zip(names, options, strict=True) if value is None]:
         fail(f"there is no {path} yet, and so {', '.join(missing)} must be given")
     coordinator, tenant, population, tenant_key, coordinator_key = map(str, options)
     try:
-        roots = TrustRoots(PublicKey(bytes.fromhex(tenant_key)), PublicKey(bytes.fromhex(coordinator_key)))
+        authority = None if authority_key is None else PublicKey(bytes.fromhex(authority_key))
+        roots = TrustRoots(PublicKey(bytes.fromhex(tenant_key)), PublicKey(bytes.fromhex(coordinator_key)), authority)
     except (ValueError, Refusal):
-        fail("--tenant-key and --coordinator-key are 64 hex digits each")
+        fail("--tenant-key, --coordinator-key and --authority-key are 64 hex digits each")
     installation = Installation(tenant, population, APP, "0.1.0", sys.platform)
     return settings_text(Path("..") if config is None else state.absolute(), installation, coordinator, roots)

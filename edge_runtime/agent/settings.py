@@ -25,6 +25,7 @@ from edge_runtime.protocol.enrolment import is_label, is_name
 from edge_runtime.protocol.errors import Malformed, WrongStorageKey
 from edge_runtime.protocol.keys import PublicKey, TrustRoots
 from edge_runtime.protocol.policy import Policy
+from edge_runtime.protocol.secure_sum.transcript import Floors as GroupFloors
 from edge_runtime.schedule import DEFAULT_POLICY, Floors
 from edge_runtime.session.enrol import Installation
 
@@ -125,7 +126,9 @@ def settings_of(text: str, folder: Path) -> Settings:
         network=_network(top.table("network"), folder),
         roots=_roots(top.table("trust")),
         floors=Floors(
-            limits=_limits(top.option("limits", dict) or {}), assumed=_assumed(top.option("assumed", dict) or {})
+            limits=_limits(top.option("limits", dict) or {}),
+            assumed=_assumed(top.option("assumed", dict) or {}),
+            groups=_groups(top.option("groups", dict)),
         ),
         collections=tuple(
             _collection(_Table(f"collections[{position}]", tree))
@@ -219,8 +222,19 @@ def _network(table: _Table, folder: Path) -> Network:
 
 def _roots(table: _Table) -> TrustRoots:
     keys = [_hex(table.take(key, str), table.place(key)) for key in ("tenant_key", "coordinator_key")]
+    authority = table.option("authority_key", str)
+    certifies = None if authority is None else PublicKey(_hex(authority, table.place("authority_key")))
     table.end()
-    return TrustRoots(tenant=PublicKey(keys[0]), coordinator=PublicKey(keys[1]))
+    return TrustRoots(tenant=PublicKey(keys[0]), coordinator=PublicKey(keys[1]), authority=certifies)
+
+
+def _groups(tree: dict[str, object] | None) -> GroupFloors | None:
+    """Whatever is not named is the protocol's default."""
+    return (
+        None
+        if tree is None
+        else _decoded(GroupFloors, {**dataclasses.asdict(GroupFloors()), **tree}, "groups", "Floors")
+    )
 
 
 def _limits(tree: dict[str, object]) -> Policy:
@@ -318,14 +332,25 @@ coordinator = {json.dumps(coordinator)}
 [trust]
 tenant_key = "{roots.tenant.raw.hex()}"
 coordinator_key = "{roots.coordinator.raw.hex()}"
-
+{_authority(roots)}
 [limits]                     # the loosest policy that this device accepts; the coordinator can only tighten it
 # needs_idle = false         # also while other programs are busy, or somebody is logged in
 
 [assumed]                    # what you know of this board where Linux cannot tell; `doctor` names what is unknown
 # metered = false
 # thermal = "none"
+
+[groups]                     # the loosest terms on which this device lets a group sum its reports
+# smallest_group = 64        # lower it to try secure summing with a few devices
+# fewest_survivors = 52
 """
+
+
+def _authority(roots: TrustRoots) -> str:
+    """The key that certifies members of groups, or how to give it."""
+    if roots.authority is None:
+        return '# authority_key = ""         # who certifies devices: without it, no part in secure summing\n'
+    return f'authority_key = "{roots.authority.raw.hex()}"\n'
 
 
 def collection_text(collection: Collection) -> str:

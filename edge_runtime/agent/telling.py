@@ -55,11 +55,19 @@ def why_text(why: Why, *, working: bool) -> str:
         *now[1:],
         f"examples     {why.examples if why.examples >= 0 else 'in use by another process'}",
         f"under way    {why.phase or 'no participation'}",
+        *_of_groups(why),
         f"unknown      {', '.join(why.unknown) or 'nothing'}",
     ]
     if why.restarted is not None:
         lines.append(f"restarted    the journal was begun anew: {why.restarted}")
     return "\n".join([*lines, "", *_history(why.history)])
+
+
+def _of_groups(why: Why) -> list[str]:
+    """What waits for a group, and until when."""
+    waits = why.appointment_at_s
+    lines = [] if waits is None else [f"group        what was trained waits for its appointment at {stamp(waits)}"]
+    return [*lines, f"contributes  zeros: {why.zeroed}"] if why.zeroed else lines
 
 
 def _history(visits: tuple[Visited, ...]) -> list[str]:
