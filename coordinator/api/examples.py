@@ -29,6 +29,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left
 from edge_runtime.protocol.errors import Conflict, NotFound, OperatorUnauthorised, Unavailable
+from edge_runtime.protocol.group import Appointment, StepTaken, Trained
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import Released, ReleaseQuery
@@ -74,6 +75,9 @@ def _messages() -> Iterator[object]:
     yield Receipt(version=1, participation=_ID, report_sha256=_NEXT, retry_after_s=86400.0)
     yield OutcomeNote(version=1, reason=Outcome.BATTERY_LOW, costs=None)
     yield OutcomeNoted(version=1, retry_after_s=3600.0)
+    yield Trained(version=1)
+    yield Appointment(version=1, task=_ID, in_s=120.0, window_s=60.0, group=None)
+    yield StepTaken(version=1)
     yield Policy(needs_charging=True, quiet_hours=(0, 1, 22, 23))
 
 

@@ -31,7 +31,7 @@ def init(
 
     edgewise-coordinator init --tenant acme --tenant-key <64 hex digits>
     """
-    from coordinator.app import read_key, utc_now
+    from coordinator.app import read_authority, read_key, utc_now
     from coordinator.services import catalogue
     from coordinator.store import migrate as migrations
 
@@ -39,7 +39,7 @@ def init(
         settings = read_settings()
         public_key = public_key_of(tenant_key, "--tenant-key")
         make_home(settings)
-        public = read_key(settings).public
+        public, authority = read_key(settings).public, read_authority(settings)
         with opened(settings) as database:
             migrations.upgrade(database)
             with database.writing() as session:
@@ -50,15 +50,19 @@ def init(
                 token = catalogue.issue_token(session, tenant, utc_now())
         write_secret(settings.token_file(), token)
     typer.echo(f"coordinator key  {public.raw.hex()}   (compile it into the host app)")
+    if authority is not None:
+        typer.echo(f"authority key    {authority.public.raw.hex()}   (compile it in, too, to sum securely)")
     typer.echo(f"operator token   in {settings.token_file()}")
 
 
 def make_home(settings: Settings) -> None:
-    """Make the data folder and the coordinator's key, where they are missing."""
+    """Make the data folder, the coordinator's key and the enrolment authority's, where they are missing."""
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not settings.key_file().exists():
             write_secret(settings.key_file(), os.urandom(32).hex())
+        if not settings.authority_file().exists():
+            write_secret(settings.authority_file(), os.urandom(32).hex())
     except OSError as problem:
         raise Mistake(f"the data folder {settings.data_dir} cannot be used: {problem.strerror}") from None
 

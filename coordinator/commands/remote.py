@@ -11,15 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote, urlsplit
 
-import httpx
 import typer
 
 from coordinator.commands.console import REFUSED, Mistake, one_line_errors, plain, say
 from coordinator.commands.local import settings_as_they_are
+
+if TYPE_CHECKING:
+    import httpx
 
 _PREFIX: Final = "/v1/operator"
 _TIMEOUT_S: Final = 60.0
@@ -82,7 +85,7 @@ class Operator:
         """One object; None if it still has this tag."""
         headers = {} if etag is None else {"if-none-match": etag}
         response = self._send("GET", _PREFIX + path, headers)
-        return None if response.status_code == httpx.codes.NOT_MODIFIED else _answer(response)
+        return None if response.status_code == HTTPStatus.NOT_MODIFIED else _answer(response)
 
     def pages(self, path: str, most: int | None = None, **query: object) -> list[Any]:
         """The items of a list, page by page, so many at most."""
@@ -112,6 +115,8 @@ class Operator:
         return _answer(self._send(method, _PREFIX + path, headers, content=content))
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], **request: Any) -> httpx.Response:
+        import httpx  # `serve` needs none of it
+
         where = self._client.base_url
         try:
             response = self._client.request(method, url, headers=dict(headers), **request)
@@ -122,7 +127,7 @@ class Operator:
             raise Mistake(f"{where} did not answer within {_TIMEOUT_S:g} s; look at its log, then try again") from None
         except httpx.HTTPError as problem:
             raise Mistake(f"the connection to {where} failed: {problem}; try again") from None
-        if response.status_code < httpx.codes.BAD_REQUEST:
+        if response.status_code < HTTPStatus.BAD_REQUEST:
             return response
         raise self._refused(response, url)
 
@@ -192,6 +197,8 @@ def part(name: str) -> str:
 @contextlib.contextmanager
 def connected(address: str, token_file: Path | None) -> Iterator[Operator]:
     """The operator API, while the block runs; whatever goes wrong in it is one line."""
+    import httpx
+
     with one_line_errors():
         where = _address(address)
         path = token_file or settings_as_they_are().token_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -32,10 +33,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home as `init` makes it; to be copied."""
+    folder = tmp_path_factory.mktemp("template") / "home"
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("EDGEWISE_DATA_DIR", str(folder))
+        out("init", "--tenant", "acme", "--tenant-key", KEY)
+    return folder
+
+
 @pytest.fixture
-def made(home: Path) -> Path:
-    out("init", "--tenant", "acme", "--tenant-key", KEY)
-    return home
+def made(home: Path, template: Path) -> Path:
+    return Path(shutil.copytree(template, home))
 
 
 def out(*words: str) -> str:
