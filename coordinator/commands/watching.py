@@ -139,7 +139,9 @@ def drawn(progress: Progress) -> RenderableType:
         table.add_row(*map(Text, cells), style="" if one.open else "dim")
     parts: list[RenderableType] = [Text(headline(progress), style="bold")]
     if progress.rounds_wanted is not None:
-        parts.append(ProgressBar(progress.rounds_wanted, progress.rounds_committed, width=_BAR))
+        bar = Table.grid()  # a line of its own
+        bar.add_row(ProgressBar(progress.rounds_wanted, progress.rounds_committed, width=_BAR))
+        parts.append(bar)
     parts.append(table)
     if progress.outcomes:
         parts.append(Text(f"without a report so far: {_outcomes(progress.outcomes)}"))

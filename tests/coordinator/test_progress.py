@@ -102,6 +102,16 @@ def test_spans_are_rounded_up_to_what_people_say() -> None:
     assert {seconds: span(timedelta(seconds=seconds)) for seconds in said} == said
 
 
+def test_a_picture_has_a_line_for_the_bar_and_one_for_each_round() -> None:
+    console = Console(width=100)
+    with console.capture() as captured:
+        rounds = [round_(1), round_(2, None)]
+        console.print(drawn(progress_of(task(rounds_committed=1, rounds_wanted=2), rounds, START)))
+    lines = captured.get().splitlines()
+    assert lines[2].split()[:2] == ["round", "phase"]
+    assert [line.split()[:2] for line in lines[3:5]] == [["1", "committed"], ["2", "reporting"]]
+
+
 def test_a_picture_names_what_became_of_participants_and_rounds() -> None:
     abandoned = round_(1, phase="abandoned", abandonment="too-few-reports", outcomes={"went-silent": 3})
     console = Console(width=100)
