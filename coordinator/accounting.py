@@ -15,6 +15,7 @@ from typing import Any, Final
 from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEvent
 from coordinator.core.privacy.opinions import Opinion, agreed, opinion
 from coordinator.core.privacy.refusals import NotCovered
+from coordinator.core.privacy.statement import claimed_epsilon
 
 PLD_STEP: Final = 1e-4
 """Grid of privacy losses; estimates are pessimistic."""
@@ -109,14 +110,20 @@ class OpacusRdp:
         raise NotCovered("Opacus answers with ε only.", "Ask for ε at a target delta.")
 
 
-def claim_central(events: Sequence[Event], delta: float) -> tuple[Opinion, Opinion]:
-    """The claim of central noise and its second opinion, to be recorded side by side.
+def claimed(events: Sequence[Event], delta: float) -> tuple[Opinion, Opinion]:
+    """The claim for some events and its second opinion, to be recorded side by side.
+
+    Central noise alone is claimed by PLD, with PRV beside it; anything else by our own accountants, with Opacus' RDP.
 
     Raises:
         OpinionsDiffer: By more than 2 %: nothing may be released.
-        NotCovered: An event is not Gaussian.
+        NotCovered: There is no event, or one of which no second accountant knows.
     """
-    claim, second = opinion(PldAccountant(), events, delta), opinion(OpacusPrv(), events, delta)
+    if all(isinstance(event, GaussianEvent) for event in events):
+        claim, second = opinion(PldAccountant(), events, delta), opinion(OpacusPrv(), events, delta)
+    else:
+        epsilon, name = claimed_epsilon(list(events), delta)
+        claim, second = Opinion(name, epsilon, delta), opinion(OpacusRdp(), events, delta)
     return agreed(claim, second), second
 
 

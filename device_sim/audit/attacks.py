@@ -1,7 +1,7 @@
 """From releases to a verdict: each attack scores every canary, and guesses the coins of the most telling ones.
 
-Several attacks look at the same releases. Each of three may be wrong with a third of the doubt that all together may, so
-that the best of them is a bound at the whole confidence.
+Several attacks look at the same releases. Each of three may be wrong with a third of the doubt that all together may:
+the best of them is a bound at the whole confidence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from device_sim.audit.estimate import Estimate, gaussian_estimate
 Scores = npt.NDArray[np.float64]
 
 GUESSED: Final = 0.04
-"""Share of canaries whose coin is guessed, half as in and half as out. Fixed: to look for the best would be to cheat."""
+"""Share of canaries whose coin is guessed, half as in and half as out. Fixed: looking for the best would cheat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

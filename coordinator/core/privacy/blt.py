@@ -6,7 +6,10 @@ c_0 = 1 and c_i = Σ ω_j θ_j^(i - 1) for i >= 1. Then C⁻¹z needs one buffer
 
 θ and ω are chosen for a number of rounds and a separation by descending, from those of the square root, the product of
 sensitivity and error (`fitted`). With all θ in [0, 1), ω >= 0 and Σ ω <= 1 the column is not negative and does not
-increase, which theorem 2 needs. Source: https://arxiv.org/abs/2408.08868; https://arxiv.org/abs/2404.16706.
+increase, which theorem 2 needs. Buffers are doubles: the claim is that of continuous noise, rounded to the grid of the
+lanes once it is correlated; `correlated.next_on_grid` is exact, with a vector of memory for each round.
+
+Source: https://arxiv.org/abs/2408.08868; https://arxiv.org/abs/2404.16706.
 """
 
 from __future__ import annotations

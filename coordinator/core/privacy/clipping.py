@@ -8,6 +8,7 @@ as ±½, so its sensitivity is ½. C moves by C ← C exp(-η (b̃ - γ)). Sourc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +56,21 @@ class AdaptiveClipping:
         """
         move = max(-STEP_LOG_LIMIT, min(STEP_LOG_LIMIT, -self.rate * (share_within - self.quantile)))
         return max(self.smallest, min(self.largest, clipping_norm * math.exp(move)))
+
+
+def layer_norms(clipping_norm: float, shares: Sequence[float]) -> tuple[float, ...]:
+    """A clipping norm for each layer, of which the whole delta's norm keeps the given one: √Σ C_l² = C.
+
+    Args:
+        shares: Of the squared norm, one for each layer, above 0.
+
+    Raises:
+        InvalidClippingNorm: A share is not above 0, or the norm is not.
+    """
+    if not clipping_norm > 0 or not shares or min(shares) <= 0:
+        raise InvalidClippingNorm("Each layer has a share above 0 of a norm above 0.", "Give all the same share.")
+    whole = math.fsum(shares)
+    return tuple(clipping_norm * math.sqrt(share / whole) for share in shares)
 
 
 def count_noise(expected_participants: int) -> float:

@@ -14,8 +14,14 @@ drawn by the coordinator. Add and remove, and the next participation may depend 
 The square root of A, c_i = (2i - 1)!!/(2i)!!, is the best Toeplitz factor for one participation up to a constant.
 Source: https://arxiv.org/abs/2202.11205. `blt` has factors that need few vectors of memory.
 
-Assumed: the noise z is a continuous Gaussian. It is drawn on a grid, in steps of which a standard deviation has many
-thousands; C x is not on that grid, so a discrete Gaussian's theorem does not cover it.
+*On a grid.* Sums x are integers, in steps of the lanes. If c are multiples of 2^-f and z is a discrete Gaussian on the
+grid of 2^-f steps, C x + z is one too, and its ρ is exact. Each round releases r_t = x_t + n_t with
+
+    n_t = round(z_t - Σ c_i n_(t - i)), i >= 1
+
+which is round((C x + z)_t - Σ c_i r_(t - i)): a function of C x + z alone, for x_t is an integer. Without the rounding,
+or with other c than the sensitivity's, the released digits would name the grid on which C x lies, and nothing would be
+hidden. `next_on_grid` computes it in integers.
 """
 
 from __future__ import annotations
@@ -25,9 +31,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.core.privacy.conversions import Values
 from coordinator.core.privacy.participation import most_participations
+
+Integers = npt.NDArray[np.int64]
 
 _ROUNDING: Final = 1e-12
 
@@ -88,6 +97,28 @@ def inverse_column(column: Values) -> Values:
     for row in range(1, column.size):
         inverse[row] = -np.dot(column[1 : row + 1], inverse[row - 1 :: -1]) / column[0]
     return inverse
+
+
+def on_grid(column: Values, bits: int) -> Integers:
+    """c in units of 2^-bits, rounded down: still not negative and not increasing; its first value stays 1."""
+    found: Integers = np.floor(column * (1 << bits) + _ROUNDING).astype(np.int64)
+    return found
+
+
+def next_on_grid(column: Integers, past: Sequence[Integers], fresh: Integers, bits: int) -> Integers:
+    """The noise of the next round in steps of the lanes, n_t.
+
+    Args:
+        column: c from `on_grid`.
+        past: n of the rounds before, the latest last; those beyond the column may be left out.
+        fresh: z_t, drawn in units of 2^-bits steps, shape ``(parameters,)``: below 2^40 in size.
+    """
+    left = fresh.copy()
+    for lag, noise in enumerate(reversed(past[-(column.size - 1) :] if column.size > 1 else ()), start=1):
+        left -= column[lag] * noise
+    half = 1 << (bits - 1)
+    found: Integers = (left + half) >> bits
+    return found
 
 
 def prefix_error(noise_column: Values, noise_multiplier: float) -> float:

@@ -14,6 +14,15 @@ def gaussian_rho(noise_multiplier: float, count: int = 1) -> float:
     return count / (2 * noise_multiplier**2)
 
 
+def example_rho(noise_multiplier: float, epochs: int, participations: int) -> float:
+    """ρ of example-level training on one device: batches of an epoch are disjoint, so each example is in one of them.
+
+    Batches are shuffled, not drawn by coins: no amplification is claimed. Reported apart, never added to what is
+    claimed for whole devices.
+    """
+    return gaussian_rho(noise_multiplier, epochs * participations)
+
+
 def rho_of(events: Sequence[Event]) -> float:
     """ρ of all events.
 

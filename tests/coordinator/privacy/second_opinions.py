@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Final
 
-from coordinator.accounting import OpacusPrv, OpacusRdp
+from coordinator.accounting import OpacusPrv, OpacusRdp, claimed
 from coordinator.core.privacy.events import Accountant, ConcentratedEvent, Event, GaussianEvent
 
 DELTA: Final = 1e-6
@@ -27,6 +27,8 @@ def main() -> None:
     prv: Accountant = OpacusPrv()
     rdp: Accountant = OpacusRdp()
     found = {name: [prv.epsilon(events, DELTA), rdp.epsilon(events, DELTA)] for name, events in CASES.items()}
+    both = claimed(CASES["unsampled"], DELTA), claimed([ConcentratedEvent(0.5)], DELTA)
+    found["claims"] = [one.epsilon for pair in both for one in pair]
     found["concentrated"] = [rdp.epsilon([ConcentratedEvent(rho)], DELTA) for rho in CONCENTRATED]
     sys.stdout.write(json.dumps(found))
 

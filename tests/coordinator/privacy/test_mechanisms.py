@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from coordinator.core.privacy import blt
 from coordinator.core.privacy.blt import Blt, fitted
-from coordinator.core.privacy.clipping import AdaptiveClipping, count_noise, count_steps, delta_multiplier
+from coordinator.core.privacy.clipping import AdaptiveClipping, count_noise, count_steps, delta_multiplier, layer_norms
 from coordinator.core.privacy.conversions import Values
 from coordinator.core.privacy.correlated import (
+    Integers,
     correlated_rho,
     independent_column,
     inverse_column,
+    next_on_grid,
     noise_for,
+    on_grid,
     prefix_error,
     restarted_rho,
     root_column,
@@ -36,6 +39,7 @@ from coordinator.core.privacy.participation import (
     dearest,
 )
 from coordinator.core.privacy.refusals import InvalidClippingNorm, InvalidLimits, InvalidNoise
+from coordinator.core.privacy.zcdp import example_rho
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 from tests.coordinator.privacy import oracle
 
@@ -147,6 +151,24 @@ def test_fitting_is_the_same_each_time() -> None:
     assert fitted(ROUNDS, SEPARATION, 2) == EVERY_BLT[1]
 
 
+def test_noise_on_the_grid_is_a_function_of_what_is_private() -> None:
+    """r_t, made from sums and noise, is what rounding C x + z makes of it: exactly, in integers."""
+    bits, rng = 8, np.random.default_rng(5)
+    column = on_grid(root_column(ROUNDS), bits)
+    assert sensitivity(column / 2**bits, SEPARATION) <= sensitivity(root_column(ROUNDS), SEPARATION)
+    sums = rng.integers(-(10**6), 10**6, (ROUNDS, 4))
+    fresh = np.rint(rng.normal(0, 1e6 * 2**bits, (ROUNDS, 4))).astype(np.int64)
+    noises, released = list[Integers](), list[Integers]()
+    for row in range(ROUNDS):
+        noises.append(next_on_grid(column, noises, fresh[row], bits))
+        private = sum(column[lag] * sums[row - lag] for lag in range(row + 1)) + fresh[row]
+        rest = private - sum(column[lag] * released[row - lag] for lag in range(1, row + 1))
+        released.append((rest + 2 ** (bits - 1)) // 2**bits)
+        assert (released[-1] == sums[row] + noises[-1]).all()
+    made = np.linalg.inv(oracle.toeplitz(column / 2**bits)) @ (fresh / 2**bits)
+    assert np.abs(np.array(noises) - made).max() < ROUNDS  # rounding adds steps, of which σ has a million
+
+
 def test_a_restart_costs_both_stretches() -> None:
     column = root_column(30)
     assert restarted_rho([column, column], SEPARATION, 2.0) == pytest.approx(
@@ -251,6 +273,17 @@ def test_the_norm_settles_at_the_quantile() -> None:
     assert norm == pytest.approx(float(np.median(norms)), rel=0.02)
     assert clipping.next_norm(1.0, 1e9) == pytest.approx(math.exp(-2))
     assert AdaptiveClipping(smallest=0.5).next_norm(0.5, 5.0) == 0.5
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6))
+def test_layers_clipped_apart_keep_the_norm_of_the_whole(shares: list[float]) -> None:
+    assert math.hypot(*layer_norms(2.5, shares)) == pytest.approx(2.5)
+    with pytest.raises(InvalidClippingNorm, match="share"):
+        layer_norms(2.5, [*shares, 0.0])
+
+
+def test_each_example_is_in_one_batch_of_an_epoch() -> None:
+    assert example_rho(2.0, epochs=3, participations=4) == pytest.approx(12 / 8)
 
 
 def test_clipping_out_of_range_is_refused() -> None:

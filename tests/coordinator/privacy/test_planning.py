@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -253,3 +254,24 @@ def test_no_claim_is_made_where_none_holds() -> None:
 def test_a_claim_names_the_accountant_that_knows_everything_in_it() -> None:
     assert claimed_epsilon([ConcentratedEvent(0.5)], 1e-6)[1] == "zcdp"
     assert claimed_epsilon([ConcentratedEvent(0.5), GaussianEvent(1.0, 0.01)], 1e-6)[1] == "rdp"
+
+
+PAGE: Final = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text()
+
+
+@pytest.mark.parametrize("mode", [Mode.DISTRIBUTED, Mode.CENTRAL, Mode.CORRELATED, Mode.LOCAL])
+def test_the_privacy_page_shows_what_the_planner_says(mode: Mode) -> None:
+    advice = planned(wish(mode=mode, epsilon={Opponent.RECIPIENTS: 2.0}, largest_error=1000.0))
+    end = advice.by_round[-1]
+    row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{mode}` | installation"))
+    coordinator, recipients, noise, off = (cell.strip() for cell in row.split("|")[3:7])
+    assert coordinator == (f"ε = {end.coordinator:.3g}" if math.isfinite(end.coordinator) else "no protection")
+    assert recipients == f"ε = {end.recipients:.3g}"
+    assert (float(noise), float(off)) == pytest.approx((advice.noise_multiplier, advice.error), rel=0.04)
+
+
+def test_the_example_of_the_privacy_page_says_what_stands_there(capsys: pytest.CaptureFixture[str]) -> None:
+    example = PAGE.split("```python\n")[1].split("```")[0]
+    exec(compile(example, "privacy.md", "exec"), {})
+    quoted = " ".join(line.removeprefix("> ") for line in PAGE.splitlines() if line.startswith("> "))
+    assert " ".join(capsys.readouterr().out.split()) == quoted

@@ -53,6 +53,10 @@ def test_opacus_converts_rho_as_we_do(opacus: dict[str, list[float]]) -> None:
         assert agreed(claim, Opinion("opacus", second, DELTA)) is claim
 
 
+def test_a_claim_is_recorded_beside_its_second_opinion(opacus: dict[str, list[float]]) -> None:
+    assert opacus["claims"] == pytest.approx([4.887, 4.897, 5.222, 5.222], rel=0.001)
+
+
 @pytest.mark.parametrize("second", [2.06, 1.93, math.inf, math.nan, 0.0])
 def test_a_second_opinion_that_differs_refuses_the_release(second: float) -> None:
     with pytest.raises(OpinionsDiffer, match="2 %"):
