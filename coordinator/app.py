@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from fastapi import FastAPI
 
-from coordinator.api import device, health, operator
+from coordinator.api import device, groups, health, operator
 from coordinator.api.bell import Bell
 from coordinator.api.check_in import CheckInDoor, DevicesFirst
 from coordinator.api.description import describe, operation_id
@@ -52,6 +52,21 @@ def read_key(settings: Settings) -> SigningKey:
     return SigningKey(raw)
 
 
+def read_authority(settings: Settings) -> SigningKey | None:
+    """Read the key of the enrolment authority; None where there is none, as in a home of an earlier release.
+
+    Raises:
+        Malformed: The file is not a key.
+    """
+    if not settings.authority_file().exists():
+        return None
+    try:
+        raw = bytes.fromhex(settings.authority_file().read_text().strip())
+    except ValueError:
+        raise Malformed("the key of the enrolment authority does not hold 64 hex digits") from None
+    return SigningKey(raw)
+
+
 def desk_of(settings: Settings, database: Database, now: Callable[[], datetime]) -> Desk:
     """The check-in desk of this process."""
 
@@ -75,6 +90,7 @@ def create_worker(
     settings: Settings, database: Database, blobs: Blobs | None = None, changed: Callable[[], None] = lambda: None
 ) -> Worker:
     """Make a worker: for a process of its own, or of the blobs that a process has."""
+    authority = read_authority(settings)
     return Worker(
         database,
         blobs or blobs_of(settings),
@@ -83,6 +99,7 @@ def create_worker(
         settings.chunk_reports,
         changed,
         lease_s=settings.lease_s,
+        authority=None if authority is None else authority.public,
         keep=Keep(timedelta(days=settings.keep_rounds_days), timedelta(seconds=settings.sweep_after_s)),
     )
 
@@ -130,7 +147,15 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         openapi_url="/v1/openapi.json",
         generate_unique_id_function=operation_id,
     )
-    app.state.parts = Parts(database=database, blobs=blobs, key=key, now=now, bell=bell, hold_s=settings.hold_s)
+    app.state.parts = Parts(
+        database=database,
+        blobs=blobs,
+        key=key,
+        now=now,
+        bell=bell,
+        hold_s=settings.hold_s,
+        authority=read_authority(settings),
+    )
     app.state.worker = worker
     app.state.draining = False
     app.state.metrics_token = settings.metrics_token
@@ -145,6 +170,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.state.desk = desk
     app.door = CheckInDoor(desk, bell, settings.hold_s)
     app.include_router(device.router)
+    app.include_router(groups.router)
     app.include_router(operator.router)
     app.include_router(health.router)
     describe(app)

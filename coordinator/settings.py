@@ -35,6 +35,9 @@ class Settings(BaseSettings):
         20, ge=2, le=1000, description="Connections to PostgreSQL that one process holds at most."
     )
     blob_dir: Path | None = Field(None, description="Folder of the blobs; unset for `blobs` in the data folder.")
+    authority_key_file: Path | None = Field(
+        None, description="Key of the enrolment authority; unset for `authority.key` in the data folder."
+    )
     blob_url: str = Field("", description="`s3://bucket/prefix` of the blobs; empty for a folder.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8470, ge=0, le=65535, description="Port to listen on.")
@@ -91,6 +94,10 @@ class Settings(BaseSettings):
     def key_file(self) -> Path:
         """The coordinator's signing key: 64 hex digits, readable by its owner alone."""
         return self.data_dir / "coordinator.key"
+
+    def authority_file(self) -> Path:
+        """The key of the enrolment authority, which certifies devices: 64 hex digits, as the coordinator's."""
+        return self.authority_key_file or self.data_dir / "authority.key"
 
     def token_file(self) -> Path:
         """The operator token that `init` wrote; the database holds only its SHA-256."""

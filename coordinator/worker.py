@@ -14,9 +14,11 @@ from sqlmodel import Session, col, select
 
 from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
+from coordinator.group_work import GroupWork
 from coordinator.housekeeping import HEARTBEAT_S, House
 from coordinator.services import measuring, rounds, sums, updates
 from coordinator.services.retention import Keep
+from coordinator.services.secure_groups import Charge, charge_nothing
 from coordinator.store import news
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.crash_points import CrashPoint, crash_point
@@ -24,7 +26,7 @@ from coordinator.store.database import Database, database_now
 from coordinator.store.leases import LeaseLost
 from coordinator.store.tables import Round
 from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound, StorageFull, Unavailable
-from edge_runtime.protocol.keys import SigningKey
+from edge_runtime.protocol.keys import PublicKey, SigningKey
 from edge_runtime.protocol.reasons import Abandonment
 
 _log = logging.getLogger("edgewise.worker")
@@ -53,6 +55,8 @@ class Worker:
             by the transaction itself.
         lease_s: A worker that is silent for so long loses its tasks to the next one.
         keep: For how long what is kept.
+        authority: Under which devices are certified; without one no group sums securely.
+        charge: Charges the ledger before a sum is opened.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class Worker:
         *,
         lease_s: float = 15.0,
         keep: Keep = Keep(),  # noqa: B008  # frozen
+        authority: PublicKey | None = None,
+        charge: Charge = charge_nothing,
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -77,6 +83,7 @@ class Worker:
         holder = secrets.token_hex(16)
         self._claims = Claims(database, holder, lease_s)
         self._house = House(database, blobs, self._claims, holder, keep)
+        self._groups = GroupWork(database, blobs, self._write, self._claims.hold, authority, charge)
         self._news = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -268,6 +275,7 @@ class Worker:
             return self._choose(round_, now)
         moved = round_.closed_at is None and self._close(round_, now)
         try:
+            moved = (round_.closed_at is None and self._groups.move(round_, now)) or moved
             return self._add_up(round_, now) or moved
         except sums.GroupDamaged as damaged:
             self._abort(damaged, round_.task_id, now)
@@ -317,7 +325,8 @@ class Worker:
 
     def _add_chunk(self, round_: Round, group_id: str, chunk: int) -> None:
         with self._database.reading() as session:
-            total = sums.add_chunk(session, self._blobs, round_.tenant, group_id, chunk)
+            codec = sums.codec_of(session, round_.task_id)
+            total = sums.add_chunk(session, self._blobs, round_.tenant, group_id, chunk, codec)
         sha256 = self._blobs.put(round_.tenant, BlobKind.PARTIAL_SUM, total)
         crash_point(CrashPoint.CHUNK_STORED)
         self._write(

@@ -54,6 +54,7 @@ POPULATION = "keyboard"
 TASK = "words"
 TENANT_KEY = SigningKey(digest(b"tenant key of the tests"))
 COORDINATOR_KEY = SigningKey(digest(b"coordinator key of the tests"))
+AUTHORITY_KEY = SigningKey(digest(b"enrolment authority of the tests' coordinator"))
 ROOTS = TrustRoots(tenant=TENANT_KEY.public, coordinator=COORDINATOR_KEY.public)
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
@@ -318,6 +319,7 @@ def make_home(folder: Path, database_url: str = "") -> str:
         (folder / _URL_FILE).write_text(database_url)
     settings = settings_in(folder)
     settings.key_file().write_text(COORDINATOR_KEY.raw.hex())
+    settings.authority_file().write_text(AUTHORITY_KEY.raw.hex())
     database = Database(settings.sqlalchemy_url())
     migrate.upgrade(database)
     with database.writing() as session:

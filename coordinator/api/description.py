@@ -20,6 +20,7 @@ from coordinator.api.problems import STATUSES
 from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Left, Problem
 from edge_runtime.protocol.errors import REFUSALS
+from edge_runtime.protocol.group import Appointment, StepTaken, Trained
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, ReportComplete, ReportHeld
@@ -42,6 +43,9 @@ _MESSAGES: Final[Mapping[str, tuple[type | None, type | None]]] = {
     "report_part": (bytes, ReportHeld),
     "report_complete": (ReportComplete, Receipt),
     "outcome": (OutcomeNote, OutcomeNoted),
+    "trained": (Trained, Appointment),
+    "take_step": (bytes, StepTaken),
+    "what_follows": (None, bytes),
     "put_bundle": (bytes, None),
     "post_checkpoint": (bytes, None),
     "get_checkpoint": (None, bytes),

@@ -56,7 +56,8 @@ async def enrol(request: Request, parts: PartsOf) -> Response:
     method, target = request.method, target_of(request.scope)
     return message(
         await run_in_threadpool(
-            parts.database.transact, lambda s: devices.enrol(s, brought, claim, method, target, database_now(s))
+            parts.database.transact,
+            lambda s: devices.enrol(s, brought, claim, method, target, database_now(s), parts.authority),
         )
     )
 

@@ -44,6 +44,8 @@ class Parts:
     now: Callable[[], datetime]
     bell: Bell
     hold_s: float
+    authority: SigningKey | None = None
+    """Certifies devices; None where there is none."""
 
 
 def parts_of(request: Request) -> Parts:

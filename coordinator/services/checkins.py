@@ -168,6 +168,8 @@ class _Batch:
         part = self._open_part(device)
         if part is not None:
             round_, task = self._rounds[part.round_id]
+            if part.standing == Standing.TRAINED:  # it waits to be summed, whatever visit it is
+                return self._wait(Wait.ROUND_IN_PROGRESS, task, device, knock)
             mine = part.visit in (None, knock.message.visit)
             if mine and task.state == TaskState.PAUSED and part.standing == Standing.CHOSEN:
                 return self._wait(Wait.TASK_PAUSED, task, device, knock)

@@ -20,14 +20,17 @@ from edge_runtime.protocol.errors import (
     SwitchedOff,
     UnknownDevice,
 )
-from edge_runtime.protocol.keys import PublicKey, device_id
+from edge_runtime.protocol.keys import PublicKey, SigningKey, device_id
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.roster import sign_certificate
 from edge_runtime.protocol.signing import SignedBy, verify_request
 
 LEFT_LABEL = "left"
 """What is left of what an app said of a device that was taken out."""
 
+CERTIFIED_SINCE = 3
+"""Earlier versions of the answer to an enrolment have no certificate."""
 FIRST_CHECK_IN_S = 0.0
 """A freshly enrolled device may check in at once."""
 
@@ -95,8 +98,19 @@ def policy_of(session: Session, device: Device) -> Policy | None:
     return None if raw is None else wire.decode(Policy, raw)
 
 
-def enrol(session: Session, message: Enrol, claim: SignedBy, method: str, target: str, now: datetime) -> Enrolled:
+def enrol(
+    session: Session,
+    message: Enrol,
+    claim: SignedBy,
+    method: str,
+    target: str,
+    now: datetime,
+    authority: SigningKey | None = None,
+) -> Enrolled:
     """Make a device known. Enrolling the same key again gives the same answer.
+
+    Args:
+        authority: Certifies the device's key, so that it may join groups that sum securely.
 
     Raises:
         BadSignature: The request is not signed by the key it brings.
@@ -136,7 +150,16 @@ def enrol(session: Session, message: Enrol, claim: SignedBy, method: str, target
             )
         )
     policy = wire.decode(Policy, population.policy) if population.policy and message.version > 1 else None
-    return Enrolled(version=message.version, device_id=identity, retry_after_s=FIRST_CHECK_IN_S, policy=policy)
+    certificate = b""
+    if authority is not None and message.version >= CERTIFIED_SINCE:
+        certificate = sign_certificate(authority, message.tenant, key)
+    return Enrolled(
+        version=message.version,
+        device_id=identity,
+        retry_after_s=FIRST_CHECK_IN_S,
+        policy=policy,
+        certificate=certificate,
+    )
 
 
 def forget_nonces(session: Session, before: datetime) -> None:

@@ -10,6 +10,8 @@ from sqlmodel import Session, col, select, update
 from coordinator.core.pacing import unit_of
 from coordinator.core.rounds import OPEN_PHASES, STEPS, Event, GroupPhase, Phase, Standing, step
 from coordinator.core.task_settings import TaskSettings, read_settings
+from coordinator.services.group_steps import check_report
+from coordinator.services.running import read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
@@ -17,13 +19,15 @@ from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import LONGEST_DELAY_S
 from edge_runtime.protocol.errors import (
     ConflictingReport,
+    GroupEnded,
     ParticipationEnded,
     Refusal,
     RoundClosed,
+    StepNotAllowed,
     UnknownParticipation,
 )
 from edge_runtime.protocol.keys import digest
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, lanes_of_report, report_bytes
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 
@@ -39,19 +43,23 @@ class Expected:
     participation: str
     lanes: Lanes
     parameters: int
+    masked: bool = False
+    """Of secure summing: any lanes are right."""
 
     @property
     def body_bytes(self) -> int:
         return report_bytes(self.lanes, self.parameters)
 
     def check(self, raw: bytes) -> None:
-        """Return if the body is a plain report that an honest participant could have sent.
+        """Return if the body is a report that an honest participant could have sent.
 
         Raises:
             ReportLength, MalformedReport, UnsupportedVersion, LanesOutOfRange: It is not.
         """
         packed = lanes_of_report(raw, self.participation, self.lanes, self.parameters)
-        self.lanes.check_plain(self.lanes.unpack(packed, self.parameters))
+        lanes = self.lanes.unpack(packed, self.parameters)
+        if not self.masked:
+            self.lanes.check_plain(lanes)
 
 
 def expected_report(session: Session, device: Device, participation_id: str) -> Expected:
@@ -69,6 +77,7 @@ def expected_report(session: Session, device: Device, participation_id: str) -> 
         participation=participation_id,
         lanes=plan.lanes(),
         parameters=plan.values(wire.decode(Manifest, bundle.manifest).shared_parameters),
+        masked=plan.summing is Summing.SECURE,
     )
 
 
@@ -80,6 +89,7 @@ def check_acceptable(session: Session, device_id: str, participation_id: str, sh
         ConflictingReport: Another report is held under this id.
         ParticipationEnded: The device gave this participation up.
         RoundClosed: The round no longer takes reports.
+        GroupEnded, StepNotAllowed: Of secure summing: its group does not take reports now.
     """
     participation, round_ = _of_device(session, device_id, participation_id)
     held = session.get(Report, participation_id)
@@ -87,7 +97,10 @@ def check_acceptable(session: Session, device_id: str, participation_id: str, sh
         if held.sha256 != sha256:
             raise ConflictingReport("another report was already received for this participation")
         return _receipt(session, round_, held)
-    if session.get_one(Group, participation.group_id).phase != GroupPhase.REPORTING:
+    secure = read_plan(session.get_one(Task, round_.task_id).plan).summing is Summing.SECURE
+    if secure and participation.standing != Standing.ENDED:
+        check_report(session, participation.group_id, device_id)
+    elif not secure and session.get_one(Group, participation.group_id).phase != GroupPhase.REPORTING:
         raise RoundClosed("the round no longer takes reports")
     if participation.standing == Standing.ENDED:
         raise ParticipationEnded(f"the participation ended: {participation.outcome}")
@@ -121,6 +134,8 @@ def record_report(
     participation.ended_at = now
     if round_.phase == Phase.TRAINING:
         round_.phase = step(STEPS, Phase(round_.phase), Event.FIRST_REPORT)
+    if participation.group_id is None:
+        raise RuntimeError("a report that may be taken belongs to a group: a bug of the check")
     report = Report(
         participation_id=participation_id,
         group_id=participation.group_id,
@@ -143,7 +158,7 @@ def store_report(blobs: Blobs, expected: Expected, raw: bytes, verified_sha256: 
 
 def drop_refused(blobs: Blobs, expected: Expected, sha256: str, refusal: Refusal) -> None:
     """Delete the blob of a report that was refused for ever after it was stored; a report has a blob of its own."""
-    if isinstance(refusal, ConflictingReport | ParticipationEnded | RoundClosed):
+    if isinstance(refusal, ConflictingReport | ParticipationEnded | RoundClosed | GroupEnded | StepNotAllowed):
         blobs.delete(expected.tenant, BlobKind.REPORT, sha256)
         blobs.drop_parts(expected.tenant, expected.participation)
 

@@ -14,6 +14,7 @@ from coordinator.core.rounds import (
     GROUP_STEPS,
     OPEN_PHASES,
     OPEN_STANDINGS,
+    SECURE_PHASES,
     STEPS,
     UNENDED_PHASES,
     Event,
@@ -28,11 +29,16 @@ from coordinator.core.rounds import (
     step,
 )
 from coordinator.core.schedule_windows import is_open
+from coordinator.core.secure_groups import SecureTally
+from coordinator.core.secure_groups import closing as secure_closing
 from coordinator.core.selection import ranked, round_seed, wanted
 from coordinator.core.stopping import is_past
 from coordinator.core.task_settings import Mode, TaskSettings, read_settings
 from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
+from coordinator.services.group_ends import end_group, is_secure
+from coordinator.services.group_terms import fewest_of
 from coordinator.services.stops import stop_for
+from coordinator.store.group_tables import Member, Quarantine
 from coordinator.store.tables import (
     Candidate,
     CheckpointRow,
@@ -45,8 +51,8 @@ from coordinator.store.tables import (
     Task,
 )
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.plan import Plan
-from edge_runtime.protocol.reasons import Abandonment, Outcome
+from edge_runtime.protocol.plan import Plan, Summing
+from edge_runtime.protocol.reasons import Abandonment, GroupEnd, Outcome
 
 
 def tasks_to_tend(session: Session, now: datetime) -> list[str]:
@@ -136,12 +142,15 @@ def is_ready_to_choose(session: Session, round_id: str, now: datetime) -> bool:
         return False
     if now >= round_.deadline_at:
         return True
-    found = session.exec(select(func.count()).select_from(_pool(round_id).subquery())).one()
+    found = session.exec(select(func.count()).select_from(_pool(round_id, now).subquery())).one()
     return found >= read_settings(task.settings).pool_size
 
 
-def _pool(round_id: str) -> SelectOfScalar[str]:
-    """The candidates of a round that are still here and work for no other round."""
+def _pool(round_id: str, now: datetime) -> SelectOfScalar[str]:
+    """The candidates of a round that are still here, work for no other round and are not in quarantine."""
+    kept_out = (
+        select(Quarantine.device_id).where(Quarantine.device_id == Candidate.device_id, Quarantine.until > now).exists()
+    )
     busy = (
         select(Participation.device_id)
         .where(Participation.device_id == Candidate.device_id, col(Participation.standing).in_(OPEN_STANDINGS))
@@ -150,7 +159,7 @@ def _pool(round_id: str) -> SelectOfScalar[str]:
     return (
         select(Candidate.device_id)
         .join(Device, col(Device.id) == col(Candidate.device_id))
-        .where(Candidate.round_id == round_id, col(Device.left_at).is_(None), ~busy)
+        .where(Candidate.round_id == round_id, col(Device.left_at).is_(None), ~busy, ~kept_out)
     )
 
 
@@ -164,8 +173,11 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
         return False
     round_ = session.get_one(Round, round_id)
     task = session.get_one(Task, round_.task_id)
-    pool = session.exec(_pool(round_id)).all()
+    pool = session.exec(_pool(round_id, now)).all()
     plan, settings = wire.decode(Plan, task.plan), read_settings(task.settings)
+    if plan.summing is Summing.SECURE and len(pool) < fewest_of(plan):
+        abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.POPULATION_TOO_SMALL, now)
+        return True
     if len(pool) < plan.min_reports:
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.TOO_FEW_DEVICES, now)
         return True
@@ -173,7 +185,10 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
     if settings.mode is Mode.BUFFERED:
         most = min(most, settings.pool_size)
     chosen = ranked(round_seed(task.seed, round_.number), pool)[:most]
-    _form_groups(session, round_id, chosen, settings.group_size)
+    if plan.summing is Summing.SECURE:  # groups form of those who have trained
+        session.add_all(_participation(round_id, None, device) for device in chosen)
+    else:
+        _form_groups(session, round_id, chosen, settings.group_size)
     _start_from_the_newest(session, task, round_)
     round_.phase = step(STEPS, Phase(round_.phase), Event.PARTICIPANTS_CHOSEN)
     round_.deadline_at = now + timedelta(seconds=settings.reporting_deadline_s)
@@ -188,17 +203,18 @@ def _form_groups(session: Session, round_id: str, chosen: Sequence[str], least: 
         group = Group(id=secrets.token_hex(16), round_id=round_id, number=number, phase=GroupPhase.REPORTING)
         session.add(group)
         session.flush()
-        session.add_all(
-            Participation(
-                id=secrets.token_hex(16),
-                round_id=round_id,
-                group_id=group.id,
-                device_id=device,
-                standing=Standing.CHOSEN,
-            )
-            for device in chosen[taken : taken + size]
-        )
+        session.add_all(_participation(round_id, group.id, device) for device in chosen[taken : taken + size])
         taken += size
+
+
+def _participation(round_id: str, group_id: str | None, device_id: str) -> Participation:
+    return Participation(
+        id=secrets.token_hex(16),
+        round_id=round_id,
+        group_id=group_id,
+        device_id=device_id,
+        standing=Standing.CHOSEN,
+    )
 
 
 def closes(session: Session, round_id: str, now: datetime) -> Verdict | None:
@@ -208,8 +224,41 @@ def closes(session: Session, round_id: str, now: datetime) -> Verdict | None:
         return None
     plan = wire.decode(Plan, session.get_one(Task, round_.task_id).plan)
     deadline_passed = now >= round_.deadline_at
+    if plan.summing is Summing.SECURE:
+        secure, fewest = _secure_tally(session, round_id), fewest_of(plan)
+        return secure_closing(secure, plan.close, plan.goal, plan.min_reports, fewest, deadline_passed=deadline_passed)
     tally = _tally(session, round_id)
     return closing(tally, plan.close, plan.goal, plan.min_reports, deadline_passed=deadline_passed)
+
+
+def _secure_tally(session: Session, round_id: str) -> SecureTally:
+    """How the participations and groups of a secure round stand."""
+    phases = session.exec(select(Group.phase).where(Group.round_id == round_id)).all()
+    standings = session.exec(
+        select(Participation.standing).where(Participation.round_id == round_id, col(Participation.group_id).is_(None))
+    ).all()
+    counted = session.exec(
+        select(func.count())
+        .select_from(Report)
+        .join(Group, col(Group.id) == col(Report.group_id))
+        .where(Group.round_id == round_id, Group.phase == GroupPhase.SUMMED)
+    ).one()
+    begun = select(Member.group_id).where(col(Member.position).is_not(None)).distinct()
+    return SecureTally(
+        at_work=sum(phase in SECURE_PHASES for phase in phases),
+        coming=sum(standing in (Standing.CHOSEN, Standing.ASSIGNED) for standing in standings),
+        trained=standings.count(Standing.TRAINED),
+        counted=counted,
+        begun=session.exec(select(func.count()).where(Group.round_id == round_id, col(Group.id).in_(begun))).one(),
+    )
+
+
+def _too_few(session: Session, round_: Round) -> Abandonment:
+    """Why a round ends without enough reports: of a secure one, perhaps no group ever came together."""
+    plan = wire.decode(Plan, session.get_one(Task, round_.task_id).plan)
+    if plan.summing is Summing.SECURE and not _secure_tally(session, round_.id).begun:
+        return Abandonment.POPULATION_TOO_SMALL
+    return Abandonment.TOO_FEW_REPORTS
 
 
 def _tally(session: Session, round_id: str) -> Tally:
@@ -232,7 +281,7 @@ def close_round(session: Session, round_id: str, now: datetime) -> bool:
     verdict = closes(session, round_id, now)
     round_ = session.get_one(Round, round_id)
     if verdict is Verdict.ABANDON:
-        abandon(session, round_, Event.TOO_FEW_REPORTS, Abandonment.TOO_FEW_REPORTS, now)
+        abandon(session, round_, Event.TOO_FEW_REPORTS, _too_few(session, round_), now)
     elif verdict is Verdict.ADD_UP:
         round_.closed_at = now
         session.add(round_)
@@ -245,6 +294,8 @@ def close_round(session: Session, round_id: str, now: datetime) -> bool:
             ).all()
         )
         for group in live_groups(session, round_id):
+            if group.phase == GroupPhase.SUMMED:
+                continue  # it summed securely
             event = GroupEvent.CLOSED if group.id in with_reports else GroupEvent.ABORTED
             group.phase = step(GROUP_STEPS, GroupPhase(group.phase), event)
             session.add(group)
@@ -260,6 +311,9 @@ def abort_group(session: Session, group_id: str, now: datetime) -> None:
     group = session.get_one(Group, group_id)
     round_ = session.get_one(Round, group.round_id)
     if group.phase == GroupPhase.ABORTED or round_.phase not in UNENDED_PHASES:
+        return
+    if is_secure(group):  # the round closes, or goes on, by what is left
+        end_group(session, group, GroupEnd.STORAGE_DAMAGED, now)
         return
     group.phase = step(GROUP_STEPS, GroupPhase(group.phase), GroupEvent.ABORTED)
     session.add(group)
@@ -279,8 +333,12 @@ def abandon(session: Session, round_: Round, event: Event, why: Abandonment, now
     round_.closed_at = round_.closed_at or now
     session.add(round_)
     for group in live_groups(session, round_.id):
-        group.phase = step(GROUP_STEPS, GroupPhase(group.phase), GroupEvent.ABORTED)
-        session.add(group)
+        if is_secure(group):
+            end_group(session, group, GroupEnd.ROUND_ENDED, now)
+        else:
+            group.phase = step(GROUP_STEPS, GroupPhase(group.phase), GroupEvent.ABORTED)
+            session.add(group)
+    session.flush()
     _end_open_participations(session, round_.id, now)
 
 
@@ -333,6 +391,10 @@ def move_deadlines(session: Session, now: datetime) -> float:
     for round_ in session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES))).all():
         round_.deadline_at += down
         session.add(round_)
+    for group in session.exec(select(Group).where(col(Group.step_deadline_at).is_not(None))).all():
+        if group.step_deadline_at is not None:
+            group.step_deadline_at += down
+            session.add(group)
     beat(session, now)
     return down.total_seconds()
 

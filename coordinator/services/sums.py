@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from sqlmodel import Session, col, func, select
@@ -18,10 +19,16 @@ from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, Refusal
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import REPORT_HEADER
-from edge_runtime.protocol.secure_sum.lanes import LaneVector, sum_lanes
+from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector, sum_lanes
 
-_SUM_HEADER = struct.Struct("<16sI")
+OPENED: Final = -1
+"""In place of a chunk's number: the opened sum of a group that sums securely. Its chunks are masked."""
+_SUM_HEADER = struct.Struct("<16si")
 """Group and chunk before the lanes of a partial sum, so that no two share a blob: deleting one harms no other."""
+
+_TAKING_REPORTS = (GroupPhase.REPORTING, GroupPhase.MASKING)
+_ALL_HERE = (GroupPhase.ADDING, GroupPhase.CONFIRMING, GroupPhase.UNMASKING)
+"""Which reports count is fixed, and they may still have to be added."""
 
 
 class GroupDamaged(Exception):
@@ -35,10 +42,10 @@ class GroupDamaged(Exception):
 def wants_chunk(session: Session, group_id: str, chunk_reports: int) -> bool:
     """Whether reports wait for a chunk: a full one while reports arrive, any rest once the group is closed."""
     phase = session.get_one(Group, group_id).phase
-    if phase not in (GroupPhase.REPORTING, GroupPhase.ADDING):
+    if phase not in (*_TAKING_REPORTS, *_ALL_HERE):
         return False
     waiting = session.exec(select(func.count()).where(Report.group_id == group_id, col(Report.chunk).is_(None))).one()
-    return waiting >= chunk_reports or (waiting > 0 and phase == GroupPhase.ADDING)
+    return waiting >= chunk_reports or (waiting > 0 and phase in _ALL_HERE)
 
 
 def assign_chunk(session: Session, group_id: str, chunk_reports: int) -> bool:
@@ -68,8 +75,8 @@ def chunks_to_add(session: Session, group_id: str) -> list[int]:
     return sorted(chunk for chunk in session.exec(chunks).all() if chunk is not None and chunk not in added)
 
 
-def add_chunk(session: Session, blobs: Blobs, tenant: str, group_id: str, chunk: int) -> bytes:
-    """Add up the reports of one chunk, one in memory at a time; group and chunk, then packed uint32 lanes.
+def add_chunk(session: Session, blobs: Blobs, tenant: str, group_id: str, chunk: int, codec: Codec) -> bytes:
+    """Add up the reports of one chunk, one in memory at a time; group and chunk, then uint32 lanes.
 
     Raises:
         GroupDamaged: A report's blob was damaged or lost.
@@ -81,12 +88,33 @@ def add_chunk(session: Session, blobs: Blobs, tenant: str, group_id: str, chunk:
     ).all()
     try:
         total = sum_lanes(
-            np.frombuffer(blobs.get(tenant, BlobKind.REPORT, sha256), dtype="<u4", offset=REPORT_HEADER.size)
+            codec.unpack(memoryview(blobs.get(tenant, BlobKind.REPORT, sha256))[REPORT_HEADER.size :])
             for sha256 in addresses
         )
     except (DigestMismatch, NotFound) as problem:
         raise GroupDamaged(group_id, problem) from problem
+    return sum_blob(group_id, chunk, total)
+
+
+def sum_blob(group_id: str, chunk: int, total: LaneVector) -> bytes:
+    """A partial sum as it is stored: group and chunk, then uint32 lanes."""
     return _SUM_HEADER.pack(bytes.fromhex(group_id), chunk) + total.astype("<u4", copy=False).tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How the reports of a task are written."""
+
+    lanes: Lanes
+    parameters: int
+
+    def unpack(self, packed: memoryview) -> LaneVector:
+        return self.lanes.unpack(packed, self.parameters)
+
+
+def codec_of(session: Session, task_id: str) -> Codec:
+    plan, manifest = plan_and_manifest(session, session.get_one(Task, task_id))
+    return Codec(plan.lanes(), plan.values(manifest.shared_parameters))
 
 
 def record_chunk(session: Session, group_id: str, chunk: int, sha256: str) -> None:
@@ -99,12 +127,19 @@ def record_chunk(session: Session, group_id: str, chunk: int, sha256: str) -> No
 
 
 def is_added_up(session: Session, round_id: str) -> bool:
-    """Whether every report of every live group of a closed round is in a partial sum."""
+    """Whether a round is closed, and each live group's sum is there: every report added, every secure sum opened."""
     groups = live_groups(session, round_id)
-    return bool(groups) and all(
-        group.phase == GroupPhase.ADDING and not _unchunked(session, group.id) and not chunks_to_add(session, group.id)
+    if session.get_one(Round, round_id).closed_at is None or not groups:
+        return False
+    return all(
+        group.phase == GroupPhase.SUMMED or (group.phase == GroupPhase.ADDING and is_group_added(session, group))
         for group in groups
     )
+
+
+def is_group_added(session: Session, group: Group) -> bool:
+    """Whether every report of a group is in a partial sum."""
+    return not _unchunked(session, group.id) and not chunks_to_add(session, group.id)
 
 
 def _unchunked(session: Session, group_id: str) -> int:
@@ -125,9 +160,28 @@ def round_sum(session: Session, blobs: Blobs, round_: Round) -> LaneVector:
 
 
 def _group_sum(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:
+    """The sum of a group's reports; of one that sums securely what was opened."""
+    opened = session.get(PartialSum, (group.id, OPENED))
+    if opened is not None:
+        return _sum_of(blobs, tenant, group, [opened.sha256])
+    return group_total(session, blobs, tenant, group)
+
+
+def group_total(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:
+    """The sum of a group's reports as they came, masked or not.
+
+    Raises:
+        GroupDamaged: A partial sum's blob was damaged or lost.
+    """
     addresses = session.exec(
-        select(PartialSum.sha256).where(PartialSum.group_id == group.id).order_by(col(PartialSum.chunk))
+        select(PartialSum.sha256)
+        .where(PartialSum.group_id == group.id, PartialSum.chunk != OPENED)
+        .order_by(col(PartialSum.chunk))
     ).all()
+    return _sum_of(blobs, tenant, group, addresses)
+
+
+def _sum_of(blobs: Blobs, tenant: str, group: Group, addresses: Sequence[str]) -> LaneVector:
     try:
         return sum_lanes(
             np.frombuffer(blobs.get(tenant, BlobKind.PARTIAL_SUM, sha256), dtype="<u4", offset=_SUM_HEADER.size)

@@ -29,7 +29,7 @@ from coordinator.store.tables import CheckpointRow, Group, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkpoint import Checkpoint, verify_checkpoint
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.plan import Kind, Plan
+from edge_runtime.protocol.plan import Kind, Plan, Summing
 from edge_runtime.protocol.reasons import Abandonment
 
 
@@ -178,7 +178,7 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
     else:
         kept = blobs.get(task.tenant, BlobKind.OPTIMISER_STATE, task.optimiser_state_sha256)
         state = optimisers.decode_state(kept, task.id, optimiser, total.size)
-    change, state = optimisers.step(optimiser, state, total, plan.expected_participants)
+    change, state = optimisers.step(optimiser, state, total, _divisor(session, plan, round_ids))
     weights = apply_update(before.weights, change, manifest.shared_slices())
     raw = optimisers.encode_state(state, task.id)
     return Update(
@@ -191,6 +191,12 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         state_sha256=None if raw is None else blobs.put(task.tenant, BlobKind.OPTIMISER_STATE, raw),
         replaced_state_sha256=task.optimiser_state_sha256,
     )
+
+
+def _divisor(session: Session, plan: Plan, round_ids: Sequence[str]) -> int:
+    """What a sum is divided by, whoever came: of secure summing the plan's number counts for each opened group."""
+    groups = len(_groups_of(session, round_ids)) if plan.summing is Summing.SECURE else 1
+    return plan.expected_participants * groups
 
 
 def commit_update(session: Session, update: Update, now: datetime) -> bool:

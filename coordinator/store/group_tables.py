@@ -24,6 +24,8 @@ class Member(SQLModel, table=True):
     entry: bytes = Field(sa_column=Column(LargeBinary(240), nullable=False))
     position: int | None = None
     """In the roster; null until that is fixed."""
+    delivery: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    """What it gets once it is fixed who shared; forgotten when the group ends."""
 
 
 class MemberKey(SQLModel, table=True):

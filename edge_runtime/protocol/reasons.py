@@ -134,6 +134,8 @@ class GroupEnd(StrEnum):
     """A member had shared another secret than it committed to; it is named."""
     ZERO_LANES = "zero-lanes"
     """Somebody used another model, or lied: nobody can tell who."""
+    NOT_CHARGED = "not-charged"
+    """The ledger does not allow its sum to be opened."""
     STORAGE_DAMAGED = "storage-damaged"
     ROUND_ENDED = "round-ended"
     """Its round was abandoned."""

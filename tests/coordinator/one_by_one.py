@@ -74,6 +74,8 @@ def _told(session: Session, device: Device, population: Population, knock: Knock
         .where(col(Task.state).in_(RUNNING))
     ).all():
         assert round_.task_id == task.id
+        if part.standing == Standing.TRAINED:
+            return "wait", Wait.ROUND_IN_PROGRESS
         if part.visit in (None, knock.message.visit):
             if part.standing == Standing.CHOSEN and task.state == TaskState.PAUSED:
                 return "wait", Wait.TASK_PAUSED

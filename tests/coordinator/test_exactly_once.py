@@ -137,7 +137,7 @@ def test_the_worker_may_die_at_any_point_of_adding_up(made: tuple[Path, str], jo
 
 
 def test_counting_a_report_twice_is_caught(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_of_the_group(session: Any, blobs: Any, tenant: str, group_id: str, chunk: int) -> bytes:
+    def all_of_the_group(session: Any, blobs: Any, tenant: str, group_id: str, chunk: int, _codec: Any) -> bytes:
         everything = select(Report.sha256).where(Report.group_id == group_id)
         bodies = [blobs.get(tenant, BlobKind.REPORT, sha256) for sha256 in session.exec(everything).all()]
         total = sum_lanes(np.frombuffer(body, "<u4", offset=32) for body in bodies)

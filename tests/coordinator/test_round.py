@@ -26,6 +26,7 @@ from edge_runtime.protocol.checkpoint import Weights, verify_checkpoint
 from edge_runtime.protocol.keys import Domain, digest, sign_document
 from edge_runtime.protocol.plan import Close
 from edge_runtime.protocol.reasons import Outcome, Wait
+from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES
 from tests.coordinator.asking import assigned, check_in, refusal, report_of, send_outcome, send_report
 from tests.programme import (
     BUNDLE_SHA256,
@@ -392,7 +393,7 @@ def test_memory_does_not_grow_with_the_reports(home: Home) -> None:
     for count in (4, 32):
         with chunk_of(blobs, lanes, count) as (session, group):
             tracemalloc.start()
-            sums.add_chunk(session, blobs, TENANT, group, 0)
+            sums.add_chunk(session, blobs, TENANT, group, 0, sums.Codec(PLAN.lanes(), 20_000 - ZERO_LANES))
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 50_000

@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("participation_id", sa.String(length=32), nullable=False),
         sa.Column("entry", sa.LargeBinary(length=240), nullable=False),
         sa.Column("position", sa.Integer(), nullable=True),
+        sa.Column("delivery", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(["group_id"], ["groups.id"]),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"]),
         sa.PrimaryKeyConstraint("group_id", "device_id"),

@@ -1,0 +1,382 @@
+"""What a device sends in a group that sums securely, and what it gets. The worker moves the group on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from sqlmodel import Session, select
+
+from coordinator.core.appointments import WINDOW_S, Timing
+from coordinator.core.rounds import SECURE_PHASES, GroupPhase, Standing
+from coordinator.core.secure_groups import TAKEN_IN
+from coordinator.core.task_settings import read_settings
+from coordinator.services.faults import is_quarantined, record_fault
+from coordinator.services.group_terms import (
+    agreement_of,
+    members_of,
+    position_of,
+    positions,
+    task_of,
+    terms_of,
+    who_reported,
+    who_sent,
+)
+from coordinator.services.running import read_plan
+from coordinator.store.group_tables import Member, MemberKey, StepRow
+from coordinator.store.tables import Device, Group, Participation, Report, Round, Task
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import (
+    Conflict,
+    GroupEnded,
+    InvalidRoster,
+    ParticipationEnded,
+    RoundClosed,
+    StepNotAllowed,
+    UnknownParticipation,
+)
+from edge_runtime.protocol.group import Appointment, NotYet, Opened, Step, StepTaken
+from edge_runtime.protocol.keys import PublicKey, digest
+from edge_runtime.protocol.plan import Summing
+from edge_runtime.protocol.secure_sum import mailbox, opening
+from edge_runtime.protocol.secure_sum.mailbox import Blame, Dealt
+from edge_runtime.protocol.secure_sum.members import decode_members, encode_members
+from edge_runtime.protocol.secure_sum.messages import (
+    Complaints,
+    Confirmation,
+    Confirmations,
+    Joining,
+    Roster,
+    Shares,
+    Survivors,
+    Unmasking,
+    pieces,
+)
+from edge_runtime.protocol.secure_sum.roster import Entry, verify_entry
+from edge_runtime.protocol.secure_sum.transcript import Agreement
+
+ASK_AFTER_S: Final = 1.0
+RETRY_S: Final = 900.0
+_TAKEN: Final = StepTaken(version=1)
+
+
+# --- trained ----------------------------------------------------------------------------------------------------------
+
+
+def trained(session: Session, device: Device, participation_id: str, now: datetime) -> Appointment:
+    """A participant has trained, and asks when to come. Again tells it again.
+
+    Raises:
+        UnknownParticipation: The device has no such participation.
+        ParticipationEnded, RoundClosed: It is over.
+        StepNotAllowed: Its plan sums in plain, or its report is here already.
+    """
+    participation = session.get(Participation, participation_id)
+    if participation is None or participation.device_id != device.id:
+        raise UnknownParticipation("this device takes no part under that id")
+    round_ = session.get_one(Round, participation.round_id)
+    task = session.get_one(Task, round_.task_id)
+    if read_plan(task.plan).summing is not Summing.SECURE:
+        raise StepNotAllowed("this plan sums in plain: send the report")
+    if participation.standing == Standing.REPORTED:
+        raise StepNotAllowed("the report of this participation is here already")
+    if round_.closed_at is not None:
+        raise RoundClosed("the round takes no more reports")
+    if participation.standing == Standing.ENDED:
+        raise ParticipationEnded(f"the participation ended: {participation.outcome}")
+    if is_quarantined(session, device.id, now):
+        raise ParticipationEnded("this device was seen to harm groups, and takes part in none for a while")
+    if participation.standing != Standing.TRAINED:
+        participation.standing = Standing.TRAINED
+        session.add(participation)
+    return appointment(session, participation, now)
+
+
+def appointment(session: Session, participation: Participation, now: datetime) -> Appointment:
+    """When a participant who has trained is to come."""
+    round_ = session.get_one(Round, participation.round_id)
+    task = session.get_one(Task, round_.task_id)
+    group = None if participation.group_id is None else session.get_one(Group, participation.group_id)
+    if group is not None and group.phase in SECURE_PHASES and group.step_deadline_at is not None:
+        left_s = max(0.0, (group.step_deadline_at - now).total_seconds())
+        return Appointment(version=1, task=task.name, in_s=0.0, window_s=left_s, group=group.id)
+    in_s = timing_of(task, round_, now).next_in_s()
+    return Appointment(version=1, task=task.name, in_s=in_s, window_s=WINDOW_S, group=None)
+
+
+def timing_of(task: Task, round_: Round, now: datetime) -> Timing:
+    """Where a round that devices work for is in its time."""
+    span_s = read_settings(task.settings).reporting_deadline_s
+    return Timing(span_s=span_s, elapsed_s=span_s - (round_.deadline_at - now).total_seconds())
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A step as it came from a device that may send it."""
+
+    session: Session
+    group: Group
+    device: Device
+    body: bytes
+    now: datetime
+    authority: PublicKey
+
+    def member(self) -> Member:
+        """Raises: StepNotAllowed: The device is not in the roster."""
+        member = self.session.get(Member, (self.group.id, self.device.id))
+        if member is None or member.position is None:
+            raise StepNotAllowed("this device is not in the roster of the group")
+        return member
+
+    def agreement(self) -> Agreement:
+        return agreement_of(self.session, self.group, self.authority)
+
+
+def take_step(
+    session: Session, device: Device, group_id: str, step: Step, body: bytes, now: datetime, authority: PublicKey
+) -> StepTaken:
+    """Keep what a device sends at a step; the same again changes nothing.
+
+    Raises:
+        GroupEnded: There is no such group for this device, or it is over.
+        Conflict: Something else is kept under this step.
+        StepNotAllowed: The group is not at that step, or went on without this device.
+        Malformed, ContradictedGroup, InvalidRoster: The message is not one that an honest device sends.
+    """
+    group = group_of(session, device, group_id)
+    sha256 = digest(body).hex()
+    row = session.get(StepRow, (group_id, device.id, step.value))
+    if row is not None:
+        if row.sha256 != sha256:
+            raise Conflict(f"another {step} of this device is kept already")
+        return _TAKEN
+    if group.phase not in SECURE_PHASES:
+        raise GroupEnded("the group is over")
+    if group.phase != TAKEN_IN[step]:
+        raise StepNotAllowed(f"the group is {group.phase}; {step} is taken while it is {TAKEN_IN[step]}")
+    _CHECKS[step](_Sent(session, group, device, body, now, authority))
+    session.add(StepRow(group_id=group_id, device_id=device.id, step=step, sha256=sha256, body=body, received_at=now))
+    return _TAKEN
+
+
+def group_of(session: Session, device: Device, group_id: str) -> Group:
+    """The group that a device was asked to join.
+
+    Raises:
+        GroupEnded: It was asked to join no such group, or the group went on without it.
+    """
+    group = session.get(Group, group_id)
+    asked = session.exec(
+        select(Participation.id).where(Participation.group_id == group_id, Participation.device_id == device.id)
+    ).first()
+    if group is None or (asked is None and session.get(Member, (group_id, device.id)) is None):
+        raise GroupEnded("there is no such group for this device")
+    return group
+
+
+def _joins(sent: _Sent) -> None:
+    session, group, device = sent.session, sent.group, sent.device
+    participation = session.exec(
+        select(Participation).where(Participation.group_id == group.id, Participation.device_id == device.id)
+    ).one_or_none()
+    if participation is None or participation.standing != Standing.TRAINED:
+        raise StepNotAllowed("this device was not asked to join the group")
+    message = wire.decode(Joining, sent.body)
+    message.check_group(group.id)
+    entry, terms = Entry.from_raw(message.entry), terms_of(session, group)
+    if entry.device_key != device.public_key:
+        raise InvalidRoster("the entry is of another device")
+    verify_entry(entry, tenant=terms.tenant, plan_sha256=terms.plan_sha256, group=group.id, authority=sent.authority)
+    for key in (entry.box_key, entry.mask_key):
+        if session.get(MemberKey, key.hex()) is not None:
+            raise InvalidRoster("a key of the entry was used before: every group has fresh ones")
+        session.add(MemberKey(public_key=key.hex(), group_id=group.id))
+        session.flush()
+    session.add(Member(group_id=group.id, device_id=device.id, participation_id=participation.id, entry=message.entry))
+
+
+def _shares(sent: _Sent) -> None:
+    mailbox.taken(sent.agreement(), position_of(sent.member()), wire.decode(Shares, sent.body))
+
+
+def _complains(sent: _Sent) -> None:
+    sharers = who_sent(sent.session, sent.group.id, Step.SHARES)
+    member, agreement = sent.member(), sent.agreement()
+    if sent.device.id not in sharers:
+        raise StepNotAllowed("the group went on without this device: its shares did not come in time")
+    message, me = wire.decode(Complaints, sent.body), position_of(member)
+    members = members_of(sent.session, sent.group.id)
+    dealt = _dealt_of_those(sent, agreement, message, sharers)
+    for blame in mailbox.judged(agreement, me, message, dealt):
+        key = _shown_key(agreement, message, blame, me)
+        record_fault(
+            sent.session,
+            sent.group,
+            members[blame.member].device_id,
+            blame.fault,
+            sent.now,
+            other=members[blame.other].device_id,
+            evidence=_evidence(blame, me, dealt, key),
+        )
+
+
+def _dealt_of_those(sent: _Sent, agreement: Agreement, message: Complaints, sharers: set[str]) -> Mapping[int, Dealt]:
+    """What the dealers dealt whom the complaints name; a name of somebody who dealt nothing is refused later."""
+    named = decode_members(message.about, agreement.size) | decode_members(message.unsigned, agreement.size)
+    found = {}
+    for member in members_of(sent.session, sent.group.id):
+        position = position_of(member)
+        if position in named and member.device_id in sharers:
+            row = sent.session.get_one(StepRow, (sent.group.id, member.device_id, Step.SHARES.value))
+            found[position] = mailbox.taken(agreement, position, wire.decode(Shares, row.body or b""))
+    return found
+
+
+def _shown_key(agreement: Agreement, message: Complaints, blame: Blame, me: int) -> bytes:
+    about = sorted(decode_members(message.about, agreement.size))
+    dealer = blame.other if blame.member == me else blame.member
+    keys = pieces(message.box_keys, 32, len(about), "box_keys")
+    return dict(zip(about, keys, strict=True)).get(dealer, b"")
+
+
+def _evidence(blame: Blame, me: int, dealt: Mapping[int, Dealt], key: bytes) -> dict[str, str]:
+    dealer = blame.other if blame.member == me else blame.member
+    one = dealt[dealer]
+    return {
+        "box": one.boxes[me].hex(),
+        "promise": one.promises[me].hex(),
+        "signature": one.signatures[me].hex(),
+        "box_key": key.hex(),
+    }
+
+
+def _confirms(sent: _Sent) -> None:
+    agreement = sent.agreement()
+    masked = positions(members_of(sent.session, sent.group.id), who_reported(sent.session, sent.group.id))
+    mailbox.check_confirmation(agreement, position_of(sent.member()), masked, wire.decode(Confirmation, sent.body))
+
+
+def _reveals(sent: _Sent) -> None:
+    session, group = sent.session, sent.group
+    members = members_of(session, group.id)
+    opening.revealed(
+        sent.agreement(),
+        position_of(sent.member()),
+        wire.decode(Unmasking, sent.body),
+        sharers=positions(members, who_sent(session, group.id, Step.SHARES)),
+        masked=positions(members, who_reported(session, group.id)),
+    )
+
+
+_CHECKS: Final[Mapping[Step, Callable[[_Sent], None]]] = {
+    Step.JOIN: _joins,
+    Step.SHARES: _shares,
+    Step.MASKED: _complains,
+    Step.CONFIRMATION: _confirms,
+    Step.UNMASKING: _reveals,
+}
+
+
+# --- what follows -----------------------------------------------------------------------------------------------------
+
+Following: TypeAlias = Roster | Opened | Survivors | Confirmations | bytes
+"""A message, or the bytes of one."""
+
+
+def what_follows(
+    session: Session, device: Device, group_id: str, step: Step, now: datetime, authority: PublicKey
+) -> Following | NotYet:
+    """What a device gets after a step, or that it is not there yet.
+
+    Raises:
+        GroupEnded: The group came to nothing, or is over.
+        StepNotAllowed: The device did not take the step.
+    """
+    group = group_of(session, device, group_id)
+    if not _has_taken(session, group, device, step):
+        if group.phase == GroupPhase.ABORTED:
+            raise GroupEnded(f"the group came to nothing: {group.ended_because}")
+        raise StepNotAllowed(f"this device did not take the step {step}")
+    if group.phase == GroupPhase.ABORTED:
+        raise GroupEnded(f"the group came to nothing: {group.ended_because}")
+    if group.phase == GroupPhase.SUMMED:
+        if step is Step.UNMASKING:
+            return _opened(session, group)
+        raise GroupEnded("the group's sum was opened")
+    phase = GroupPhase(group.phase)
+    if SECURE_PHASES.index(phase) <= SECURE_PHASES.index(TAKEN_IN[step]):
+        left_s = 0.0 if group.step_deadline_at is None else (group.step_deadline_at - now).total_seconds()
+        return NotYet(version=1, ask_after_s=ASK_AFTER_S, left_s=max(0.0, left_s))
+    return _FOLLOWING[step](session, group, device, authority)
+
+
+def _has_taken(session: Session, group: Group, device: Device, step: Step) -> bool:
+    member = session.get(Member, (group.id, device.id))
+    if member is None:
+        return False
+    if step is Step.MASKED:
+        report = session.get(Report, member.participation_id)
+        return report is not None and report.group_id == group.id
+    return session.get(StepRow, (group.id, device.id, step.value)) is not None
+
+
+def _roster(session: Session, group: Group, _device: Device, _authority: PublicKey) -> Following:
+    entries = b"".join(member.entry for member in members_of(session, group.id))
+    return Roster(version=1, group=group.id, entries=entries)
+
+
+def _delivery(session: Session, group: Group, device: Device, _authority: PublicKey) -> Following:
+    delivery = session.get_one(Member, (group.id, device.id)).delivery
+    if delivery is None:
+        raise GroupEnded("the group's boxes were forgotten")
+    return delivery
+
+
+def _survivors(session: Session, group: Group, _device: Device, _authority: PublicKey) -> Following:
+    members = members_of(session, group.id)
+    masked = positions(members, who_reported(session, group.id))
+    return Survivors(version=1, group=group.id, masked=encode_members(masked, len(members)))
+
+
+def _confirmations(session: Session, group: Group, _device: Device, authority: PublicKey) -> Following:
+    places = {member.device_id: position_of(member) for member in members_of(session, group.id)}
+    rows = session.exec(
+        select(StepRow).where(StepRow.group_id == group.id, StepRow.step == Step.CONFIRMATION.value)
+    ).all()
+    signatures = {places[row.device_id]: wire.decode(Confirmation, row.body or b"").signature for row in rows}
+    return mailbox.confirmations(agreement_of(session, group, authority), signatures)
+
+
+def _opened(session: Session, group: Group) -> Opened:
+    _round, task = task_of(session, group)
+    delay_s = read_settings(task.settings).retry_reported_s
+    return Opened(version=1, retry_after_s=RETRY_S if delay_s is None else delay_s)
+
+
+_FOLLOWING: Final[Mapping[Step, Callable[[Session, Group, Device, PublicKey], Following]]] = {
+    Step.JOIN: _roster,
+    Step.SHARES: _delivery,
+    Step.MASKED: _survivors,
+    Step.CONFIRMATION: _confirmations,
+}
+
+
+def check_report(session: Session, group_id: str | None, device_id: str) -> None:
+    """Return if a masked report may come now.
+
+    Raises:
+        GroupEnded: The device is in no group that goes on.
+        StepNotAllowed: Its group does not mask yet, or went on without it.
+    """
+    group = None if group_id is None else session.get_one(Group, group_id)
+    if group is None or group.phase not in SECURE_PHASES:
+        raise GroupEnded("the group of this report is over, or went on without it")
+    if group.phase != GroupPhase.MASKING:
+        raise StepNotAllowed(f"the group is {group.phase}; reports are taken while it is {GroupPhase.MASKING}")
+    if session.get(StepRow, (group.id, device_id, Step.SHARES.value)) is None:
+        raise StepNotAllowed("the group went on without this device: its shares did not come in time")

@@ -1,0 +1,144 @@
+"""What a group agrees on, from the rows of its task, round and members."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from sqlmodel import Session, col, select
+
+from coordinator.services.running import read_plan
+from coordinator.store.group_tables import Member, StepRow
+from coordinator.store.tables import BundleRow, Group, Participation, Report, Round, Task
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.errors import InvalidPlan
+from edge_runtime.protocol.group import Step
+from edge_runtime.protocol.keys import PublicKey, digest
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.secure_sum.members import Members
+from edge_runtime.protocol.secure_sum.roster import Entry
+from edge_runtime.protocol.secure_sum.thresholds import sharing
+from edge_runtime.protocol.secure_sum.transcript import Agreement, Terms, agree
+
+
+def fewest_of(plan: Plan) -> int:
+    """Members without whom no group of a secure plan begins.
+
+    Raises:
+        InvalidPlan: The plan sums in plain.
+    """
+    if plan.fewest_members is None or plan.survivors is None:
+        raise InvalidPlan("this plan has no groups that sum securely")
+    return max(plan.fewest_members, plan.survivors)
+
+
+def task_of(session: Session, group: Group) -> tuple[Round, Task]:
+    """The round of a group, and its task."""
+    round_ = session.get_one(Round, group.round_id)
+    return round_, session.get_one(Task, round_.task_id)
+
+
+def terms_of(session: Session, group: Group) -> Terms:
+    """The terms of a group, as its devices find them in the assignment."""
+    round_, task = task_of(session, group)
+    bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
+    return plan_terms(
+        task.plan,
+        task=task.name,
+        number=round_.number,
+        group=group.id,
+        checkpoint_sha256=round_.checkpoint_sha256,
+        shared_parameters=_shared_parameters(bundle.manifest),
+    )
+
+
+def plan_terms(
+    raw: bytes, *, task: str, number: int, group: str, checkpoint_sha256: str, shared_parameters: int
+) -> Terms:
+    """What a plan says of a group.
+
+    Raises:
+        InvalidGroup: Sums under these terms would not hide a report.
+        InvalidPlan: The plan sums in plain.
+    """
+    plan = read_plan(raw)
+    fewest_of(plan)
+    return Terms(
+        tenant=plan.tenant,
+        task=task,
+        round=number,
+        group=group,
+        plan_sha256=digest(raw).hex(),
+        bundle_sha256=plan.bundle_sha256,
+        checkpoint_sha256=checkpoint_sha256,
+        fewest=plan.fewest_members or 0,
+        survivors=plan.survivors or 0,
+        corrupt_permille=plan.corrupt_permille,
+        dropout_permille=plan.dropout_permille,
+        lanes=plan.lanes(),
+        parameters=plan.values(shared_parameters),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _shared_parameters(manifest: bytes) -> int:
+    return wire.decode(Manifest, manifest).shared_parameters
+
+
+def members_of(session: Session, group_id: str) -> Sequence[Member]:
+    """The members of a group whose roster is fixed, by position."""
+    return session.exec(
+        select(Member)
+        .where(Member.group_id == group_id, col(Member.position).is_not(None))
+        .order_by(col(Member.position))
+    ).all()
+
+
+def position_of(member: Member) -> int:
+    """Where a member is in the roster that was fixed."""
+    if member.position is None:
+        raise RuntimeError("the roster is not fixed yet: a bug of the caller")
+    return member.position
+
+
+def thresholds_of(terms: Terms, size: int) -> tuple[int, int]:
+    """Of a group of this size: the shares that rebuild a secret, and the members with whom it can go on."""
+    shared = sharing(
+        size, corrupt=terms.corrupt, corrupt_permille=terms.corrupt_permille, dropout_permille=terms.dropout_permille
+    )
+    complete = shared.degree == size - 1
+    return shared.threshold, max(shared.threshold, terms.survivors) if complete else terms.survivors
+
+
+def agreement_of(session: Session, group: Group, authority: PublicKey) -> Agreement:
+    """What the members of a group agreed on, after its roster was fixed."""
+    entries = tuple(member.entry for member in members_of(session, group.id))
+    return _agreed(terms_of(session, group), entries, authority.raw)
+
+
+@functools.lru_cache(maxsize=8)
+def _agreed(terms: Terms, entries: tuple[bytes, ...], authority: bytes) -> Agreement:
+    """Verifying two signatures a member takes a while, and every message needs the agreement."""
+    return agree(terms, [Entry.from_raw(entry) for entry in entries], PublicKey(authority))
+
+
+def who_sent(session: Session, group_id: str, step: Step) -> set[str]:
+    """The devices whose step is here."""
+    return set(session.exec(select(StepRow.device_id).where(StepRow.group_id == group_id, StepRow.step == step)).all())
+
+
+def who_reported(session: Session, group_id: str) -> set[str]:
+    """The devices whose report is here: once masking is over, those whose reports are in the sum."""
+    return set(
+        session.exec(
+            select(Participation.device_id)
+            .join(Report, col(Report.participation_id) == col(Participation.id))
+            .where(Report.group_id == group_id)
+        ).all()
+    )
+
+
+def positions(members: Sequence[Member], devices: set[str]) -> Members:
+    """The places of those devices in the roster."""
+    return frozenset(position_of(member) for member in members if member.device_id in devices)
