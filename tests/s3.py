@@ -44,4 +44,5 @@ def serving() -> Iterator[str]:
     try:
         yield url
     finally:
+        server.kill()  # there is nothing to keep
         server.communicate()

@@ -102,13 +102,14 @@ def opened(settings: Settings) -> Iterator[Database]:
     from coordinator.store.database import Database
 
     try:
-        database = Database(settings.sqlalchemy_url())
+        database = Database(settings.sqlalchemy_url(), connections=settings.database_connections)
     except ValueError as problem:
         raise Mistake(f"EDGEWISE_DATABASE_URL is wrong: {problem}") from None
     try:
         yield database
     except SQLAlchemyError as problem:
-        raise Mistake(f"the database cannot be used: {database_problem(problem)}") from None
+        what_to_do = "; start it, or correct EDGEWISE_DATABASE_URL" if database.is_postgres else ""
+        raise Mistake(f"the database cannot be used: {database_problem(problem)}{what_to_do}") from None
     finally:
         database.close()
 

@@ -47,7 +47,8 @@ def serve(
         if not is_loopback(settings.host) and not _has_token(settings):
             beyond = f"{settings.host} is not a loopback address, and there is no operator token"
             raise Mistake(f"{beyond}; run `edgewise-coordinator init` first")
-        with opened(settings):
+        with opened(settings) as database:
+            database.engine.connect().close()
             listening = listen(settings)
     _start_logging(settings)
     name, bound_port = listening.getsockname()[:2]

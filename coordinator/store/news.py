@@ -39,7 +39,7 @@ def tell(session: Session) -> None:
         session.connection().exec_driver_sql(f"NOTIFY {_CHANNEL}")
 
 
-async def listen(database: Database, heard: Callable[[], None], retry_s: float = RETRY_S) -> None:
+async def listen(database: Database, heard: Callable[[], None]) -> None:
     """Call `heard` whenever some process told, until cancelled; also when something may have been missed.
 
     One connection, beside those of the pool. While PostgreSQL does not answer, it is tried again and again.
@@ -54,7 +54,7 @@ async def listen(database: Database, heard: Callable[[], None], retry_s: float =
                     heard()
         except psycopg.OperationalError as problem:
             _log.warning("the database tells nothing: %s", type(problem).__name__)
-        await asyncio.sleep(retry_s)
+        await asyncio.sleep(RETRY_S)
 
 
 @asynccontextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from coordinator.store.blobs import BlobKind, Blobs, FolderBlobs, Stored
 from coordinator.store.database import Database
 from coordinator.store.tables import Candidate, Group, PartialSum, Participation, Report, Round
 from tests.coordinator.asking import assigned, report_of, send_report
-from tests.programme import PLAN, START, TENANT, Home, replace
+from tests.programme import PLAN, START, TENANT, Clock, Home, open_home, replace
 
 LATER = START + timedelta(days=1)
 
@@ -158,3 +160,70 @@ def test_a_sweep_that_looked_at_rows_alone_would_lose_a_report(
     monkeypatch.setattr(retention, "orphans", lambda found, named, _oldest: right(found, named, {}))
     with pytest.raises(AssertionError):
         test_a_report_that_may_still_be_acknowledged_is_not_swept(home, database, blobs)
+
+
+# --- the worker does it -------------------------------------------------------------------------------------------
+
+
+def test_a_worker_forgets_by_age_what_the_settings_say(
+    folder: Path, made: tuple[Path, str], clock: Clock, home: Home, database: Database, blobs: FolderBlobs
+) -> None:
+    one_round(home)
+    left = old(blobs, BlobKind.REPORT, b"left by a crash")
+    with database.reading() as session:
+        before = counts(session)
+    clock.forward(timedelta(days=1, hours=2).total_seconds())
+    home.look()
+    assert not left.exists()
+    with database.reading() as session:
+        assert counts(session) == before, "90 days"
+    clock.forward(timedelta(days=89).total_seconds())
+    home.look()
+    with database.reading() as session:
+        assert counts(session) == [0, 0, 0, 0]
+
+
+def test_settings_say_for_how_long(folder: Path, made: tuple[Path, str], clock: Clock) -> None:
+    with open_home(folder, clock, made[1], keep_rounds_days=2.0, sweep_after_s=10 * 86_400.0) as home:
+        one_round(home)
+        left = old(home.app.state.parts.blobs, BlobKind.REPORT, b"left by a crash")
+        clock.forward(timedelta(days=3).total_seconds())
+        home.look()
+        with home.app.state.parts.database.reading() as session:
+            assert counts(session) == [0, 0, 0, 0]
+        assert left.exists()
+
+
+def test_blobs_are_listed_once_an_hour_by_all_workers_together(
+    folder: Path, made: tuple[Path, str], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[datetime] = []
+    right = FolderBlobs.stored
+
+    def stored(blobs: FolderBlobs) -> Iterator[Stored]:
+        listed.append(clock())
+        return right(blobs)
+
+    monkeypatch.setattr(FolderBlobs, "stored", stored)
+    with open_home(folder, clock, made[1]) as one, open_home(folder, clock, made[1]) as other:
+        for _tenth in range(31):
+            one.look()
+            other.look()
+            clock.forward(360)
+    first = listed[0]
+    assert [round((at - first).total_seconds()) for at in listed] == [0, 3600, 7200, 10800]
+
+
+def test_a_look_takes_a_step_of_what_is_to_be_swept_and_no_more(
+    home: Home, clock: Clock, blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 2)
+    one_round(home)
+    left = [old(blobs, BlobKind.REPORT, bytes([number])) for number in range(6)]
+    clock.forward(timedelta(days=2).total_seconds())
+    there = []
+    for _look in range(8):
+        home.app.state.worker.look()
+        there.append(sum(path.exists() for path in left))
+    assert all(before - after <= 2 for before, after in itertools.pairwise([6, *there])), there
+    assert there[-1] == 0

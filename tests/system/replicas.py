@@ -179,9 +179,17 @@ class Cluster:
 
     def start_task(self, name: str, rounds: int) -> None:
         home = self.home()
-        deadlines = {"selecting_deadline_s": 1000.0, "reporting_deadline_s": 1000.0}
-        settings = {"pool_size": PHONES, "retry_rejected_s": 1.0, "retry_reported_s": 1.0, **deadlines}
-        order = home.order(PLAN_OF_ALL, name=name, checkpoint_sha256=home.publish(), rounds=rounds, **settings)
+        order = home.order(
+            PLAN_OF_ALL,
+            name=name,
+            checkpoint_sha256=home.publish(),
+            rounds=rounds,
+            pool_size=PHONES,
+            retry_rejected_s=1.0,
+            retry_reported_s=1.0,
+            selecting_deadline_s=1000.0,
+            reporting_deadline_s=1000.0,
+        )
         home.start_order(order)
 
 
