@@ -108,7 +108,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     """Make the coordinator: API and embedded worker. Its lifespan migrates the database and starts the worker.
 
     Args:
-        now: The clock; aware, UTC.
+        now: The clock; aware, UTC. On PostgreSQL its clock is put in the place of this process's own.
         with_worker: Whether rounds are moved by a thread of this process (else by `app.state.worker.look()`).
     """
     database = Database(
@@ -116,6 +116,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         connections=settings.database_connections,
         clock=None if now is utc_now else now,
     )
+    now = database.now
     blobs = blobs_of(settings)
     key = read_key(settings)
     bell = Bell()

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -65,6 +65,7 @@ class Database:
     def __init__(self, url: str, *, connections: int = 20, clock: Callable[[], datetime] | None = None) -> None:
         self.url = _address(url)
         self._clock = clock
+        self._apart = timedelta()
         self._turn: AbstractContextManager[object] = nullcontext()
         # Values of rows stay out of exceptions and logs.
         if self.is_postgres:
@@ -148,6 +149,7 @@ class Database:
                 postgres.wait_to_be_alone(connection)
             with connection.begin():
                 now = postgres.begin(connection, alone=alone) if self.is_postgres else None
+                self._apart = timedelta() if now is None else now - utc_now()
                 session = Session(bind=connection, expire_on_commit=False)
                 session.info[_CLOCK] = self._clock
                 session.info[_NOW] = self._clock() if self._clock else now
@@ -156,6 +158,10 @@ class Database:
                     session.flush()
                 finally:
                     session.close()
+
+    def now(self) -> datetime:
+        """The time outside a transaction: this process's clock, put right by the last transaction that wrote."""
+        return self._clock() if self._clock else utc_now() + self._apart
 
     def close(self) -> None:
         self.engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,55 @@ def test_a_password_in_a_database_address_stays_out_of_repr() -> None:
     address = f"postgresql://edgewise:{password}@db/edgewise"
     assert Settings(database_url=address).sqlalchemy_url() == address
     assert password not in repr(Settings(database_url=address))
+
+
+@pytest.mark.usefixtures("never_serves")
+@pytest.mark.parametrize("command", ["serve", "worker"])
+class TestReplicasSettings:
+    """Each is refused at start, with its name and what to do."""
+
+    @pytest.mark.parametrize("url", ["mysql://db/edgewise", "postgresql+asyncpg://db/edgewise", "edgewise"])
+    def test_a_database_of_another_kind(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str, url: str
+    ) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_DATABASE_URL", url)
+        line = complaint(run(command))
+        assert "EDGEWISE_DATABASE_URL is wrong: the database's address begins with sqlite:/// or postgresql://" in line
+
+    def test_a_database_that_does_not_answer(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        init()
+        password = "hush"  # pragma: allowlist secret
+        monkeypatch.setenv("EDGEWISE_DATABASE_URL", f"postgresql://edgewise:{password}@127.0.0.1:1/edgewise")
+        line = complaint(run(command))
+        assert "start it, or correct EDGEWISE_DATABASE_URL" in line
+        assert password not in line
+
+    @pytest.mark.parametrize("count", ["0", "1", "many", "1001"])
+    def test_a_number_of_connections_that_is_none(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str, count: str
+    ) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_DATABASE_CONNECTIONS", count)
+        assert "EDGEWISE_DATABASE_CONNECTIONS is wrong" in complaint(run(command))
+
+    @pytest.mark.parametrize("url", ["http://bucket", "s3://", "s3:///prefix", "bucket"])
+    def test_blobs_of_another_kind(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str, url: str
+    ) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_BLOB_URL", url)
+        line = complaint(run(command))
+        assert "EDGEWISE_BLOB_URL is wrong: the blobs' address is s3://bucket or s3://bucket/prefix" in line
+
+    def test_a_bucket_without_what_it_takes(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_BLOB_URL", "s3://bucket")
+        monkeypatch.setitem(sys.modules, "obstore.store", None)
+        line = complaint(run(command))
+        assert "pip install" in line
+        assert "s3" in line
