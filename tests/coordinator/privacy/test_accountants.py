@@ -154,6 +154,14 @@ def test_the_skellam_bound_is_above_the_exact_divergence(variance: float) -> Non
         assert oracle.renyi(law, 1, order, reach - 5) <= above
 
 
+def test_the_skellam_bound_is_the_theorems_and_a_chord_between_whole_orders() -> None:
+    two, between, three, far = skellam.curve(np.array([2.0, 2.5, 3.0, 20.0]), 50.0, 3.0, 5.0)
+    assert two == pytest.approx(2 * 9 / 100 + (3 * 9 + 6 * 5) / (4 * 2500))
+    assert far == pytest.approx(20 * 9 / 100 + (39 * 9 + 30) / (4 * 2500))
+    assert 1.5 * between == pytest.approx((1 * two + 2 * three) / 2)
+    assert skellam.curve(np.array([400.0]), 50.0, 3.0, 5.0)[0] == pytest.approx(400 * 9 / 100 + 3 * 5 / 100)
+
+
 def test_curves_convert_both_ways() -> None:
     curve = 0.5 * ORDERS
     epsilon = curve_to_epsilon(ORDERS, curve, 1e-6)

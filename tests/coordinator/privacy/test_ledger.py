@@ -21,6 +21,7 @@ from coordinator.core.privacy.ledger import (
     Fact,
     FactKind,
     Purpose,
+    Spent,
     alerts,
     applied,
     begin_task,
@@ -126,6 +127,14 @@ def test_separation_makes_a_hundred_rounds_cost_what_one_device_gave() -> None:
     assert share(account) == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize(("rounds", "share_of_one"), [((1, 20), 2), ((1, 5), 1), ((3, 12, 40), 2), ((3, 13, 40), 3)])
+def test_rounds_that_opened_nothing_still_separate(rounds: tuple[int, ...], share_of_one: int) -> None:
+    account = begun(limits=ParticipationLimits(separation=10))
+    for number in rounds:
+        account = released(account, number)
+    assert share(account) == pytest.approx(0.1 * share_of_one)
+
+
 def test_limits_of_a_task_in_the_ledger_do_not_change() -> None:
     with pytest.raises(LedgerClosed):
         begin_task(begun(), "words", Purpose.TRAINING, ParticipationLimits(separation=100))
@@ -168,6 +177,8 @@ def test_alerts_come_once_at_seventy_and_ninety_per_cent() -> None:
         account = released(account, number, Cost(0.099, 0.0))
         found += [(number, level) for level in alerts(before, spent(account, RHO_BUDGET))]
     assert found == [(8, 0.7), (10, 0.9)]
+    at = [Spent(RHO_BUDGET, level, level, "zcdp") for level in (0.6, 0.7, 0.95)]
+    assert (alerts(at[0], at[1]), alerts(at[1], at[1]), alerts(at[1], at[2])) == ((0.7,), (), (0.9,))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,14 @@ def test_noise_that_is_not_there_is_found_at_once() -> None:
     assert verdict.estimate.epsilon == float("inf")
 
 
+def test_three_attacks_share_the_doubt_of_one() -> None:
+    run = released(Mode.CENTRAL, least_noise(CLAIM, DELTA), CANARIES, digest(b"shared"))
+    once, thrice = (
+        audited({str(copy): run.releases[0] for copy in range(count)}, run.included, CLAIM, DELTA) for count in (1, 3)
+    )
+    assert thrice.bound == epsilon_bound(guessed(run.releases[0], run.included), DELTA, 1 - 0.05 / 3) < once.bound
+
+
 def test_guesses_are_the_highest_and_the_lowest_scores() -> None:
     scores, included = np.arange(100.0), np.arange(100) >= 98
     assert guessed(scores, included) == Guesses(100, 4, 4)
