@@ -59,6 +59,9 @@ class _Device:
 class FakeCoordinator:
     """A coordinator in memory: give it to `Runtime` as its transport. Use `ROOTS` as the trust roots.
 
+    It sums plainly: there is no group with one device in it. Under a plan that sums securely a device ends with
+    "group-refused".
+
     Attributes:
         tenant, population: Whose devices it takes.
         manifest: Of the bundle that it serves; the graph is made up.

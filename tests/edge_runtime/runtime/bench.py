@@ -18,6 +18,7 @@ from edge_runtime.device import Transport
 from edge_runtime.interpreters import Array
 from edge_runtime.model import Model
 from edge_runtime.protocol.bundle import Bundle
+from edge_runtime.protocol.keys import TrustRoots
 from edge_runtime.surroundings import Surroundings
 from edge_runtime.testing import ROOTS, FakeCoordinator, Linear
 from tests.edge_runtime.store.kills import MEMORY
@@ -86,6 +87,7 @@ class Bench:
     said: list[str] = field(default_factory=list)
     drawn: int = 0
     transport: Transport | None = None
+    roots: TrustRoots = ROOTS
 
     @property
     def collection(self) -> Collection:
@@ -117,7 +119,7 @@ class Bench:
         }
         installation = Installation("acme", "keyboard", "app", "1.0", "linux")
         transport = self.transport or self.coordinator
-        return Runtime(self.path, transport, installation, ROOTS, **{**arguments, **changes})
+        return Runtime(self.path, transport, installation, self.roots, **{**arguments, **changes})
 
     @contextmanager
     def runtime(self, examples: int = COUNT, **changes: Any) -> Iterator[Runtime]:

@@ -73,6 +73,8 @@ class GroupServer:
     opened: LaneVector | None = None
     failed: Refusal | None = None
     blamed: list[Blame] = field(default_factory=list)
+    participations: dict[str, str] = field(default_factory=dict)
+    """Of devices whose participation is not `participation_of` their name."""
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -211,7 +213,8 @@ class GroupServer:
         recovery = opening.recover(self.agreement, self.dealt, self.masked, self.revealed)
         total = np.zeros(self.terms.lanes.count(self.terms.parameters), np.uint32)
         for name, report in self.reports.items():
-            packed = lanes_of_report(report, participation_of(name), self.terms.lanes, self.terms.parameters)
+            participation = self.participations.get(name) or participation_of(name)
+            packed = lanes_of_report(report, participation, self.terms.lanes, self.terms.parameters)
             total += self.terms.lanes.unpack(packed, self.terms.parameters)
         opening.open_sum(self.agreement, total, recovery)
         self.opened = total
