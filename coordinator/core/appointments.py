@@ -69,27 +69,26 @@ class Crowd:
     Attributes:
         waiting: Participants who trained and are in no group.
         coming: Participants who may still have trained soon.
-        counted: Reports in groups that have not failed.
     """
 
     waiting: int
     coming: int
-    counted: int
 
 
-def forms(crowd: Crowd, timing: Timing, *, fewest: int, most: int, goal: int, close: Close) -> bool:
+def forms(crowd: Crowd, timing: Timing, *, fewest: int, goal: int, close: Close) -> bool:
     """Whether those who wait make up a group, or several, now.
 
-    Guarantee: never of fewer than `fewest`. As many as can be are waited for: a larger group hides more.
+    Guarantee: never of fewer than `fewest`. Unless the plan closes at its goal, all who may come are waited for: then
+    nobody chooses a group by being fast, and a larger group hides more.
 
     Args:
         fewest: Members without whom no sum can be opened.
-        most: Members of the largest group.
+        goal: Reports wanted of one group.
     """
     if crowd.waiting < fewest or not timing.meeting:
         return False
-    met = close is Close.GOAL and crowd.waiting + crowd.counted >= goal
-    return crowd.waiting >= most or not crowd.coming or met or timing.last_call
+    met = close is Close.GOAL and crowd.waiting >= goal
+    return not crowd.coming or met or timing.last_call
 
 
 def sizes(waiting: int, fewest: int, most: int, wanted: int | None) -> list[int]:

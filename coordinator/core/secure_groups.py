@@ -100,6 +100,7 @@ class SecureTally:
     """How a secure round stands.
 
     Attributes:
+        chosen: All participants.
         at_work: Groups that have not ended.
         coming: Participants who may still say that they trained.
         trained: Those who did, and are in no group.
@@ -107,6 +108,7 @@ class SecureTally:
         begun: Groups whose roster was fixed, whatever became of them.
     """
 
+    chosen: int
     at_work: int
     coming: int
     trained: int
@@ -121,6 +123,9 @@ def closing(
 
     Groups at work are waited for: each has a deadline of its own. Too few who trained, when nobody else comes, wait
     for nobody.
+
+    Args:
+        goal: Reports wanted of all groups together.
     """
     if tally.at_work:
         return None

@@ -17,7 +17,10 @@ from edge_runtime.protocol.reasons import Abandonment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupView:
-    """A group of a round, and why it was aborted: for the round's reason if that was abandoned, else for its own."""
+    """A group of a round, and why it was aborted: for the round's reason if that was abandoned, else for its own.
+
+    Of secure summing those are chosen who were asked to join and were not let go.
+    """
 
     number: int
     phase: str
@@ -79,10 +82,17 @@ def rounds_of(session: Session, task: Task, after: int = 0, most: int = 500) -> 
         .order_by(col(Group.number))
     ).all():
         groups[group.round_id].append((group, chosen, reports, int(body_bytes or 0)))
-    return [_view(round_, outcomes[round_.id], groups[round_.id]) for round_ in found]
+    chosen_for = dict(
+        session.exec(
+            select(Participation.round_id, func.count())
+            .where(col(Participation.round_id).in_(ids))
+            .group_by(col(Participation.round_id))
+        ).all()
+    )
+    return [_view(one, chosen_for.get(one.id, 0), outcomes[one.id], groups[one.id]) for one in found]
 
 
-def _view(round_: Round, outcomes: dict[str, int], groups: list[tuple[Group, int, int, int]]) -> RoundView:
+def _view(round_: Round, chosen: int, outcomes: dict[str, int], groups: list[tuple[Group, int, int, int]]) -> RoundView:
     return RoundView(
         number=round_.number,
         phase=round_.phase,
@@ -91,7 +101,7 @@ def _view(round_: Round, outcomes: dict[str, int], groups: list[tuple[Group, int
         model_version=round_.model_version,
         result_sha256=round_.result_sha256,
         metrics=None if round_.metrics is None else wire.decode(Measured, round_.metrics).means,
-        chosen=sum(chosen for _group, chosen, _reports, _bytes in groups),
+        chosen=chosen,
         reports=sum(reports for _group, _chosen, reports, _bytes in groups),
         report_body_bytes=sum(body_bytes for _group, _chosen, _reports, body_bytes in groups),
         outcomes=outcomes,
@@ -99,11 +109,11 @@ def _view(round_: Round, outcomes: dict[str, int], groups: list[tuple[Group, int
             GroupView(
                 number=group.number,
                 phase=group.phase,
-                chosen=chosen,
+                chosen=in_group,
                 reports=reports,
                 abandonment=_why(round_, group, reports),
             )
-            for group, chosen, reports, _bytes in groups
+            for group, in_group, reports, _bytes in groups
         ],
         opened_at=round_.opened_at,
         closed_at=round_.closed_at,
@@ -114,6 +124,8 @@ def _why(round_: Round, group: Group, reports: int) -> str | None:
     """Of a group that was aborted in a round that went on, there are two reasons."""
     if group.phase != GroupPhase.ABORTED:
         return None
+    if group.ended_because is not None:
+        return group.ended_because
     if round_.phase == Phase.ABANDONED:
         return round_.abandonment
     return Abandonment.STORAGE_DAMAGED if reports else Abandonment.TOO_FEW_REPORTS

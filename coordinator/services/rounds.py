@@ -181,7 +181,9 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
     if len(pool) < plan.min_reports:
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.TOO_FEW_DEVICES, now)
         return True
-    most = wanted(plan.goal, settings.over_selection, plan.max_participants)
+    most = _for_one_group(plan, settings)
+    if plan.summing is Summing.SECURE:  # as many groups as the pool has devices for
+        most *= max(1, len(pool) // most)
     if settings.mode is Mode.BUFFERED:
         most = min(most, settings.pool_size)
     chosen = ranked(round_seed(task.seed, round_.number), pool)[:most]
@@ -194,6 +196,11 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
     round_.deadline_at = now + timedelta(seconds=settings.reporting_deadline_s)
     session.add(round_)
     return True
+
+
+def _for_one_group(plan: Plan, settings: TaskSettings) -> int:
+    """How many devices are chosen for a plain round, or for one group of a secure one: its plan is about groups."""
+    return wanted(plan.goal, settings.over_selection, plan.max_participants)
 
 
 def _form_groups(session: Session, round_id: str, chosen: Sequence[str], least: int | None) -> None:
@@ -226,7 +233,11 @@ def closes(session: Session, round_id: str, now: datetime) -> Verdict | None:
     deadline_passed = now >= round_.deadline_at
     if plan.summing is Summing.SECURE:
         secure, fewest = _secure_tally(session, round_id), fewest_of(plan)
-        return secure_closing(secure, plan.close, plan.goal, plan.min_reports, fewest, deadline_passed=deadline_passed)
+        settings = read_settings(session.get_one(Task, round_.task_id).settings)
+        groups = max(1, secure.chosen // _for_one_group(plan, settings))
+        return secure_closing(
+            secure, plan.close, plan.goal * groups, plan.min_reports, fewest, deadline_passed=deadline_passed
+        )
     tally = _tally(session, round_id)
     return closing(tally, plan.close, plan.goal, plan.min_reports, deadline_passed=deadline_passed)
 
@@ -245,6 +256,7 @@ def _secure_tally(session: Session, round_id: str) -> SecureTally:
     ).one()
     begun = select(Member.group_id).where(col(Member.position).is_not(None)).distinct()
     return SecureTally(
+        chosen=session.exec(select(func.count()).where(Participation.round_id == round_id)).one(),
         at_work=sum(phase in SECURE_PHASES for phase in phases),
         coming=sum(standing in (Standing.CHOSEN, Standing.ASSIGNED) for standing in standings),
         trained=standings.count(Standing.TRAINED),

@@ -115,10 +115,9 @@ def _forming(session: Session, round_id: str, now: datetime) -> list[int]:
     if plan.summing is not Summing.SECURE or timing.elapsed_s >= timing.span_s:
         return []
     crowd, fewest = _crowd(session, round_id), fewest_of(plan)
-    most, goal, close = plan.max_participants, plan.goal, plan.close
-    if not appointments.forms(crowd, timing, fewest=fewest, most=most, goal=goal, close=close):
+    if not appointments.forms(crowd, timing, fewest=fewest, goal=plan.goal, close=plan.close):
         return []
-    return appointments.sizes(crowd.waiting, fewest, most, read_settings(task.settings).group_size)
+    return appointments.sizes(crowd.waiting, fewest, plan.max_participants, read_settings(task.settings).group_size)
 
 
 def _waiting(session: Session, round_id: str) -> Sequence[Participation]:
@@ -138,13 +137,7 @@ def _crowd(session: Session, round_id: str) -> Crowd:
             col(Participation.standing).in_((Standing.CHOSEN, Standing.ASSIGNED)),
         )
     ).one()
-    counted = session.exec(
-        select(func.count())
-        .select_from(Participation)
-        .join(Group, col(Group.id) == col(Participation.group_id))
-        .where(Group.round_id == round_id, Group.phase != GroupPhase.ABORTED)
-    ).one()
-    return Crowd(waiting=len(_waiting(session, round_id)), coming=coming, counted=counted)
+    return Crowd(waiting=len(_waiting(session, round_id)), coming=coming)
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------

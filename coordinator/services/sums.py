@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from sqlmodel import Session, col, func, select
 
+from coordinator.core.aggregation import Values
 from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
 from coordinator.services.rounds import live_groups
 from coordinator.store.blobs import BlobKind, Blobs
@@ -17,7 +18,7 @@ from coordinator.store.tables import BundleRow, Group, PartialSum, Report, Round
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, Refusal
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.report import REPORT_HEADER
 from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector, sum_lanes
 
@@ -157,6 +158,24 @@ def round_sum(session: Session, blobs: Blobs, round_: Round) -> LaneVector:
         GroupDamaged: A partial sum's blob was damaged or lost.
     """
     return sum_lanes(_group_sum(session, blobs, round_.tenant, group) for group in live_groups(session, round_.id))
+
+
+def round_delta(session: Session, blobs: Blobs, round_: Round, plan: Plan, values: int) -> Values:
+    """The sum of the deltas of a round's live groups, float64, shape ``(values,)``.
+
+    A plain plan's lanes have room for all participants of a round; a secure plan's have room for one group, so each
+    group's sum is opened by itself.
+
+    Raises:
+        GroupDamaged: A partial sum's blob was damaged or lost.
+    """
+    lanes = plan.lanes()
+    if plan.summing is Summing.PLAIN:
+        return lanes.open_sum(round_sum(session, blobs, round_), values)
+    total: Values = np.zeros(values, np.float64)
+    for group in live_groups(session, round_.id):
+        total += lanes.open_sum(_group_sum(session, blobs, round_.tenant, group), values)
+    return total
 
 
 def _group_sum(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:

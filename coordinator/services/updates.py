@@ -23,7 +23,7 @@ from coordinator.core.tasks import RUNNING, TaskEvent
 from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.services.rounds import abandon, end_task, live_groups
 from coordinator.services.stops import stop_for
-from coordinator.services.sums import is_added_up, plan_and_manifest, round_sum
+from coordinator.services.sums import is_added_up, plan_and_manifest, round_delta
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import CheckpointRow, Group, Report, Round, Task
 from edge_runtime.protocol import wire
@@ -165,7 +165,7 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
     total = buffered_sum(
         (
             (
-                plan.lanes().open_sum(round_sum(session, blobs, round_), manifest.shared_parameters),
+                round_delta(session, blobs, round_, plan, manifest.shared_parameters),
                 before.model_version - round_.model_version if buffered else 0,
             )
             for round_ in rounds

@@ -10,6 +10,8 @@ import httpx
 import numpy as np
 from sqlmodel import Session, select
 
+from coordinator.core.rounds import SECURE_PHASES, GroupPhase
+from coordinator.core.secure_groups import LONGEST_S
 from coordinator.store.tables import Group
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
@@ -268,6 +270,16 @@ def play(home: Home, phones: Sequence[SecurePhone], alive: Callable[[Step], Iter
         home.look()
         if len(there) < len(phones):
             pass_time(home)
+
+
+def end_phase(home: Home, number: int = 0) -> None:
+    """Let the phase of a group end: by the grace of its quorum, or at its limit; the next one only begins."""
+    home.look()
+    phase = groups_of(home)[number].phase
+    for _half in range(2):
+        if groups_of(home)[number].phase == phase and phase in SECURE_PHASES:
+            home.clock.forward(LONGEST_S[GroupPhase(phase)] / 2)
+            home.look()
 
 
 def pass_time(home: Home) -> None:

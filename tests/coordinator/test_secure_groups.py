@@ -2,14 +2,341 @@
 
 from __future__ import annotations
 
-from tests.coordinator.secure import SIZE, meet, play, secure_round
-from tests.programme import Home
+import contextlib
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.core.secure_groups import TAKEN_IN
+from coordinator.store.blobs import BlobKind
+from coordinator.store.crash_points import CrashPoint, hooked
+from edge_runtime.protocol.group import Step
+from edge_runtime.protocol.reasons import Outcome
+from tests.coordinator.asking import refusal, send_outcome
+from tests.coordinator.secure import (
+    STEPS,
+    SecurePhone,
+    end_phase,
+    groups_of,
+    meet,
+    pass_time,
+    play,
+    secure_plan,
+    secure_round,
+)
+from tests.coordinator.test_round import weights_of
+from tests.programme import FIRST_WEIGHTS, TENANT, Clock, Crash, Home, copy_home, forget_home, open_home
+
+SIX = 6
+THRESHOLD = 4
+"""Of six with nobody corrupt: t = ⌈6/2⌉ + 1; and m, the fewest survivors."""
 
 
-def test_a_group_of_five_sums_securely(home: Home) -> None:
-    phones = secure_round(home)
+@contextlib.contextmanager
+def sums_seen(home: Home) -> Iterator[list[list[int]]]:
+    """Every opened sum, as whole numbers, when its blob is durable."""
+    found: list[list[int]] = []
+    known: set[str] = set()
+
+    def look(point: CrashPoint) -> None:
+        if point is not CrashPoint.SUM_UNMASKED:
+            return
+        folder = home.app.state.parts.blobs.path(TENANT, BlobKind.PARTIAL_SUM, "0" * 64).parent
+        for path in folder.glob("*"):
+            raw = path.read_bytes()
+            if path.name not in known and struct.unpack_from("<16si", raw)[1] == -1:
+                known.add(path.name)
+                found.append([int(lane) % (1 << 24) for lane in np.frombuffer(raw, "<u4", offset=20)])
+
+    with hooked(look):
+        yield found
+
+
+def plain_sum(phones: list[SecurePhone]) -> list[int]:
+    """What the sum must be: whole numbers of Python."""
+    return [sum(lane) % (1 << 24) for lane in zip(*(phone.lanes().tolist() for phone in phones), strict=True)]
+
+
+def test_a_group_sums_exactly_and_its_round_commits_the_mean(home: Home) -> None:
+    phones = secure_round(home, SIX)
     meet(home, phones)
-    play(home, phones, lambda _step: phones)
-    assert all(phone.is_opened() for phone in phones) or home.rounds()[0]["phase"] == "committed"
-    assert home.rounds()[0]["phase"] == "committed"
-    assert home.rounds()[0]["reports"] == SIZE
+    with sums_seen(home) as sums:
+        play(home, phones, lambda _step: phones)
+    assert sums == [plain_sum(phones)]
+    assert all(phone.is_opened() for phone in phones)
+    first = home.rounds()[0]
+    assert (first["phase"], first["reports"], first["chosen"]) == ("committed", SIX, SIX)
+    moved = weights_of(home, first["result_sha256"]) - FIRST_WEIGHTS
+    lanes, plan = np.array(plain_sum(phones)[:-4], np.float64), secure_plan(SIX)
+    assert np.allclose(moved[2:], lanes / plan.lanes().scale / SIX, atol=1e-6)
+    assert not moved[:2].any(), "personal weights stay"
+
+
+ENDS = {
+    Step.JOIN: "too-few-joined",
+    Step.SHARES: "too-few-shared",
+    Step.MASKED: "too-few-survivors",
+    Step.CONFIRMATION: "too-few-confirmed",
+    Step.UNMASKING: "too-few-revealed",
+}
+
+
+DROPOUTS = [(at, gone) for at in STEPS for gone in (2, 3)] + [(Step.MASKED, gone) for gone in (1, 4, 5, SIX)]
+"""The most that are survived at each step, and one more; of masked reports every count."""
+
+
+@pytest.mark.parametrize(("at", "gone"), DROPOUTS)
+def test_a_group_survives_every_dropout_that_leaves_a_quorum_and_ends_by_name_beyond(
+    home: Home, at: Step, gone: int
+) -> None:
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    left = phones[gone:]
+    with sums_seen(home) as sums:
+        play_until(home, phones, left, at)
+    counted = phones if at in (Step.CONFIRMATION, Step.UNMASKING) else left
+    group = groups_of(home)[0]
+    first = home.rounds()[0]
+    if SIX - gone >= THRESHOLD:
+        assert (group.phase, sums) == ("summed", [plain_sum(counted)])
+        assert (first["phase"], first["reports"]) == ("committed", len(counted))
+    else:
+        assert (group.phase, group.ended_because, sums) == ("aborted", ENDS[at], [])
+        why = "population-too-small" if at is Step.JOIN else "too-few-reports"
+        assert (first["phase"], first["abandonment"]) == ("abandoned", why)
+        assert home.task()["model_version"] == 0
+
+
+def play_until(home: Home, phones: list[SecurePhone], left: list[SecurePhone], at: Step) -> None:
+    """Everybody is there before a step, and these from it on, as long as the group goes on."""
+    for step in STEPS:
+        if not groups_of(home) or groups_of(home)[0].phase == "aborted":
+            break
+        for phone in left if STEPS.index(step) >= STEPS.index(at) else phones:
+            phone.take(step)
+        home.look()
+        if groups_of(home)[0].phase == TAKEN_IN[at]:
+            end_phase(home)
+    pass_time(home)
+
+
+def test_who_gave_up_is_not_waited_for(home: Home) -> None:
+    """A phone that says it stops costs its group no time at all."""
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    for phone in phones:
+        phone.take(Step.JOIN)
+    home.look()
+    assert send_outcome(home, phones[0].phone, phones[0].assignment, Outcome.BATTERY_LOW).status_code == 200
+    with sums_seen(home) as sums:
+        for step in STEPS[1:]:
+            for phone in phones[1:]:
+                phone.take(step)
+            home.look()
+    assert sums == [plain_sum(phones[1:])]
+    assert home.rounds()[0]["outcomes"] == {"battery-low": 1}
+
+
+def test_two_groups_of_a_round_are_added_and_divided_by_their_number(home: Home) -> None:
+    phones = secure_round(home, 2 * SIX, secure_plan(SIX))
+    meet(home, phones)
+    groups = [[phone for phone in phones if phone.group == group] for group in {phone.group for phone in phones}]
+    assert [len(group) for group in groups] == [SIX, SIX]
+    with sums_seen(home) as sums:
+        play(home, phones, lambda _step: phones)
+    assert sorted(sums) == sorted(plain_sum(group) for group in groups)
+    moved = weights_of(home, home.rounds()[0]["result_sha256"]) - FIRST_WEIGHTS
+    both, lanes = np.array(plain_sum(phones)[:-4], np.float64), secure_plan(SIX).lanes()
+    assert np.allclose(moved[2:], both / lanes.scale / (2 * SIX), atol=1e-6)
+
+
+def test_a_group_that_ends_costs_only_itself(home: Home) -> None:
+    """One of two groups loses its members; the mean is that of the other."""
+    phones = secure_round(home, 2 * SIX, secure_plan(SIX))
+    meet(home, phones)
+    kept = [phone for phone in phones if phone.group == phones[0].group]
+    for phone in phones:
+        phone.take(Step.JOIN)
+    home.look()
+    with sums_seen(home) as sums:
+        for step in STEPS[1:]:
+            for phone in kept:
+                phone.take(step)
+            home.look()
+        pass_time(home)
+    assert sums == [plain_sum(kept)]
+    first = home.rounds()[0]
+    ends = [(group["phase"], group["abandonment"]) for group in first["groups"][:2]]
+    assert first["phase"] == "committed"
+    assert sorted(ends, key=str) == [("aborted", "too-few-shared"), ("summed", None)]
+    moved = weights_of(home, first["result_sha256"]) - FIRST_WEIGHTS
+    assert np.allclose(moved[2:], np.array(plain_sum(kept)[:-4]) / secure_plan(SIX).lanes().scale / SIX, atol=1e-6)
+
+
+def test_too_few_phones_are_told_so_and_nothing_is_summed_in_plain(home: Home) -> None:
+    phones = secure_round(home, SIX)
+    for phone in phones[:3]:
+        assert phone.appointment().group is None
+    for phone in phones[3:]:
+        send_outcome(home, phone.phone, phone.assignment, Outcome.BATTERY_LOW)
+    home.look()
+    first = home.rounds()[0]
+    assert (first["phase"], first["abandonment"], groups_of(home)) == ("abandoned", "population-too-small", [])
+    assert refusal(phones[0].say_trained()) == "round-closed"
+
+
+def test_phones_whose_group_ended_before_they_masked_meet_again_with_fresh_keys(home: Home) -> None:
+    phones = secure_round(home, SIX, reporting_deadline_s=1000.0)
+    meet(home, phones)
+    for phone in phones:
+        phone.take(Step.JOIN)
+    home.look()
+    for phone in phones[:3]:
+        phone.take(Step.SHARES)
+    before = phones[0].group
+    home.clock.forward(30)
+    home.look()
+    assert groups_of(home)[0].ended_because == "too-few-shared"
+    assert refusal(phones[0].get(Step.SHARES)) == "group-ended"
+    meet(home, phones)
+    assert phones[0].group != before
+    with sums_seen(home) as sums:
+        play(home, phones, lambda _step: phones)
+    assert sums == [plain_sum(phones)]
+
+
+def test_a_report_in_an_aborted_group_is_never_taken_again(home: Home) -> None:
+    """A training result is masked once: its phone joins no second group."""
+    phones = secure_round(home, SIX, reporting_deadline_s=1000.0)
+    meet(home, phones)
+    for step in (Step.JOIN, Step.SHARES):
+        for phone in phones:
+            phone.take(step)
+        home.look()
+    phones[0].take(Step.MASKED)
+    home.clock.forward(60)
+    home.look()
+    assert groups_of(home)[0].ended_because == "too-few-survivors"
+    assert refusal(phones[0].say_trained()) == "step-not-allowed"
+    assert phones[1].say_trained().status_code == 200
+
+
+def test_sums_of_another_model_spoil_the_zero_lanes_and_the_group_ends_by_name(home: Home) -> None:
+    """One of six was given another checkpoint: its context is another, and its masks cancel with nobody's."""
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    for step in (Step.JOIN, Step.SHARES):
+        for phone in phones:
+            phone.take(step)
+        home.look()
+    for phone in phones:
+        phone.post(Step.MASKED)
+    spoilt = phones[0].lanes()
+    spoilt[-1] = 1
+    phones[0].put_report(phones[0].report(spoilt))
+    for phone in phones[1:]:
+        phone.put_report()
+    home.look()
+    for step in (Step.CONFIRMATION, Step.UNMASKING):
+        for phone in phones:
+            phone.take(step)
+        home.look()
+    assert (groups_of(home)[0].phase, groups_of(home)[0].ended_because) == ("aborted", "zero-lanes")
+    assert home.task()["model_version"] == 0
+    assert refusal(phones[1].get(Step.UNMASKING)) == "group-ended"
+
+
+# --- the coordinator dies ---------------------------------------------------------------------------------------------
+
+
+Act = Callable[[SecurePhone], Any]
+
+
+def script() -> list[tuple[bool, Act | None]]:
+    """What happens, in order: something that each phone does, or None for a look of the worker."""
+    acts: list[tuple[bool, Act | None]] = [(True, lambda phone: phone.appointment()), (False, None)]
+    acts.append((True, lambda phone: phone.appointment()))
+    for step in STEPS:
+        acts += [(True, lambda phone, step=step: phone.take(step)), (False, None)]  # type: ignore[misc]
+    return acts
+
+
+def test_the_coordinator_starts_again_after_every_step_and_the_sum_is_exact(
+    made: tuple[Path, str], tmp_path: Path, clock: Clock
+) -> None:
+    folder = copy_home(made[0], tmp_path / "home")
+    phones: list[SecurePhone] = []
+    sums: list[list[int]] = []
+    for of_phones, act in [(False, None), *script()]:
+        with open_home(folder, clock, made[1]) as home, sums_seen(home) as seen:
+            if not phones:
+                phones = secure_round(home, SIX)
+            if act is None:
+                home.look()
+            for phone in phones if of_phones and act else ():
+                moved(phone, home)
+                assert act is not None
+                act(phone)
+            sums += seen
+    with open_home(folder, clock, made[1]) as home:
+        assert home.rounds()[0]["phase"] == "committed"
+    assert sums == [plain_sum(phones)]
+    forget_home(folder)
+
+
+def moved(phone: SecurePhone, home: Home) -> None:
+    phone.home = home
+    phone.phone.moved(home)
+
+
+SECURE_POINTS = {
+    CrashPoint.GROUPS_FORMED,
+    CrashPoint.GROUP_MOVED,
+    CrashPoint.SUM_UNMASKED,
+    CrashPoint.SUM_OPENED,
+    CrashPoint.STEP_TAKEN,
+}
+
+
+def test_the_coordinator_dies_at_every_point_and_the_sum_is_exact_and_charged_once(
+    made: tuple[Path, str], tmp_path: Path, clock: Clock
+) -> None:
+    """One life after another on the same folder; each ends at the next point that no life died at."""
+    folder = copy_home(made[0], tmp_path / "home")
+    died: dict[tuple[CrashPoint, str], int] = {}
+    acts = script()
+    phones: list[SecurePhone] = []
+    sums: list[list[int]] = []
+    place, doing = 0, "begin"
+
+    def die(point: CrashPoint) -> None:
+        key = (point, doing)
+        if point in SECURE_POINTS and died.get(key, 0) < (1 if point is CrashPoint.STEP_TAKEN else 2):
+            died[key] = died.get(key, 0) + 1
+            raise Crash
+
+    while place < len(acts):
+        with open_home(folder, clock, made[1]) as home, sums_seen(home) as seen, hooked(die):
+            with contextlib.suppress(Crash):
+                phones = phones or secure_round(home, SIX)
+                while place < len(acts):
+                    doing = f"act {place}"
+                    of_phones, act = acts[place]
+                    if act is None:
+                        home.look()
+                    for phone in phones if of_phones and act else ():
+                        moved(phone, home)
+                        assert act is not None
+                        act(phone)
+                    place += 1
+            sums += [one for one in seen if one not in sums]
+    with open_home(folder, clock, made[1]) as home:
+        assert home.rounds()[0]["phase"] == "committed"
+        assert home.rounds()[0]["reports"] == SIX
+    assert sums == [plain_sum(phones)]
+    assert {point for point, _doing in died} == SECURE_POINTS
+    forget_home(folder)
