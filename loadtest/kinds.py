@@ -40,7 +40,7 @@ _EXAMPLES = {
 }
 
 
-_NEVER_HELD = frozenset({Wait.NO_TASK, Wait.TOO_FEW_EXAMPLES, Wait.ROUND_IN_PROGRESS, Wait.REPORTED})
+_MAY_BE_HELD = frozenset({Wait.SELECTION_PENDING, Wait.NOT_SELECTED})
 
 
 def kind_of(path: str) -> str:
@@ -58,4 +58,4 @@ def kind_of_check_in(answer: bytes) -> Kind:
         retry = wire.decode(CheckInAnswer, answer).retry
     except Refusal:
         return Kind.CHECK_IN
-    return Kind.CHECK_IN if retry is not None and retry.reason in _NEVER_HELD else Kind.HELD_CHECK_IN
+    return Kind.HELD_CHECK_IN if retry is None or retry.reason in _MAY_BE_HELD else Kind.CHECK_IN

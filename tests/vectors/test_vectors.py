@@ -229,6 +229,10 @@ def test_every_setting_has_its_frozen_default(monkeypatch: pytest.MonkeyPatch) -
 def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"DATA_DIR": "/d", "DATABASE_URL": "sqlite://", "BLOB_DIR": "/b", "HOST": "::1", "PORT": "1"}
     given |= {"WORKER_INTERVAL_S": "2.5", "HOLD_S": "3.5", "CHUNK_REPORTS": "4", "FREE_DISK_BYTES": "5"}
+    given |= {"DATABASE_CONNECTIONS": "6", "AUTHORITY_KEY_FILE": "/a", "BLOB_URL": "s3://b", "LEASE_S": "7.5"}
+    given |= {"CHECK_INS_PER_S": "8.5", "MOST_WAITING": "9", "DRAIN_S": "10.5", "KEEP_ROUNDS_DAYS": "11.5"}
+    given |= {"SWEEP_AFTER_S": "1200.5", "LOG_FORM": "json", "LOG_LEVEL": "error", "ACCESS_LOG": "all"}
+    given |= {"METRICS_TOKEN": "t"}
     assert {f"EDGEWISE_{name}" for name in given} == set(frozen("settings.json"))
     for name, value in given.items():
         monkeypatch.setenv(f"EDGEWISE_{name}", value)
