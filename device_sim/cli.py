@@ -104,6 +104,9 @@ def fleet(
     dataset: Annotated[str, typer.Option(help="What the phones hold: digits or watch")] = "digits",
     devices: Annotated[int | None, typer.Option(min=2, help="Phones, of which a fifth never train")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Determines keys, data split, behaviour and training")] = 1,
+    authority_key: Annotated[str | None, typer.Option(help="Who certifies phones for secure summing")] = None,
+    smallest_group: Annotated[int, typer.Option(min=2, help="Least members of a group these phones join")] = 64,
+    fewest_survivors: Annotated[int, typer.Option(min=2, help="Least reports of a sum they help to open")] = 52,
 ) -> None:
     """Run a fleet against a coordinator until its task has ended; one JSON line an event on standard output."""
     from device_sim.datasets import load
@@ -113,12 +116,18 @@ def fleet(
     from edge_runtime.driver import Unreachable
     from edge_runtime.protocol.errors import Refusal
     from edge_runtime.protocol.keys import PublicKey, TrustRoots
+    from edge_runtime.protocol.secure_sum.transcript import Floors
 
     try:
         roots = TrustRoots(
-            tenant=PublicKey(bytes.fromhex(tenant_key)), coordinator=PublicKey(bytes.fromhex(coordinator_key))
+            tenant=PublicKey(bytes.fromhex(tenant_key)),
+            coordinator=PublicKey(bytes.fromhex(coordinator_key)),
+            authority=None if authority_key is None else PublicKey(bytes.fromhex(authority_key)),
         )
-        config = FleetConfig(coordinator=coordinator, roots=roots, tenant=tenant, population=population, seed=seed)
+        floors = Floors(smallest_group=smallest_group, fewest_survivors=fewest_survivors)
+        config = FleetConfig(
+            coordinator=coordinator, roots=roots, tenant=tenant, population=population, seed=seed, groups=floors
+        )
         with signals_as_interrupts():
             Fleet(config, load(dataset, devices=devices, seed=seed), EventWriter(sys.stdout)).run()
     except Refusal as refusal:

@@ -27,8 +27,10 @@ from edge_runtime.protocol.bundle import Bundle
 from edge_runtime.protocol.checkpoint import Checkpoint
 from edge_runtime.protocol.keys import SigningKey, TrustRoots
 from edge_runtime.protocol.reasons import Outcome, Wait
+from edge_runtime.protocol.secure_sum.transcript import Floors as GroupFloors
 from edge_runtime.session import Request, Response
 from edge_runtime.session.enrol import Installation, enrol
+from edge_runtime.session.unkept import Summer
 from edge_runtime.session.visit import (
     Offer,
     Train,
@@ -65,6 +67,8 @@ class FleetConfig:
     seed: int
     models: int = 2
     """Phones that train at the same time."""
+    groups: GroupFloors = field(default_factory=GroupFloors)
+    """What the simulated app compiled in for secure summing."""
 
 
 class AppKilled(Exception):
@@ -78,6 +82,8 @@ class Phone:
     index: int
     examples: Examples
     key: SigningKey
+    certificate: bytes = b""
+    """Of the key, by the enrolment authority."""
     visits: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -179,7 +185,8 @@ class Fleet:
         self._note(phone, "check-in", f"visit {phone.visits}")
         took_part: list[tuple[int, bool]] = []
         try:
-            end = driver.run(visit(offer, self._config.roots, self._bundles, self._trainer(phone, took_part)))
+            train_ = self._trainer(phone, took_part)
+            end = driver.run(visit(offer, self._config.roots, self._bundles, train_, self._summer(phone).sums))
         except AppKilled:
             self._note(phone, "interrupted", Outcome.PROCESS_KILLED)
             self._tell_participation(phone, took_part, Outcome.PROCESS_KILLED)
@@ -216,6 +223,15 @@ class Fleet:
             return private_report(work.participation, trained.delta, work.plan, rounding)
 
         return run_plan
+
+    def _summer(self, phone: Phone) -> Summer:
+        """How a phone takes part in groups: it has no journal, and forgets a participation when its app is killed."""
+        return Summer(
+            key=phone.key,
+            certificate=phone.certificate,
+            authority=self._config.roots.authority,
+            floors=self._config.groups,
+        )
 
     def _train(self, phone: Phone, work: Work) -> Trained:
         order = generator(self._config.seed, _ORDER, phone.index, work.round)
@@ -271,7 +287,8 @@ class Fleet:
 
         def enrol_one(index: int) -> None:
             phone = everyone[index]
-            self._driver(phone, client).run(enrol(self._installation(phone), phone.key.public))
+            answer = self._driver(phone, client).run(enrol(self._installation(phone), phone.key.public))
+            phone.certificate = answer.certificate
             self._tell(Enrolled(next(done)))
 
         with self._client() as client:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from edge_runtime.protocol.errors import StepNotAllowed
 from edge_runtime.protocol.group import Opened, Step
 from edge_runtime.protocol.keys import PublicKey, SigningKey
-from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.report import lanes_of_report
 from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector
@@ -16,8 +15,9 @@ from edge_runtime.protocol.secure_sum.participant import Secrets
 from edge_runtime.protocol.secure_sum.shamir import Randomness
 from edge_runtime.protocol.secure_sum.transcript import Floors
 from edge_runtime.session import Session
-from edge_runtime.session.group import Member, appointment, take_part
+from edge_runtime.session.group import LEAST_PAUSE_S, Member, appointment, take_part
 from edge_runtime.session.terms import authority_for, terms_of
+from edge_runtime.session.visit import Work
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,34 +82,31 @@ class Summer:
     floors: Floors
     randomness: Randomness = os.urandom
 
-    def summed(
-        self,
-        plan: Plan,
-        unmasked: Unmasked,
-        *,
-        plan_sha256: str,
-        round_: int,
-        checkpoint_sha256: str,
-    ) -> Session[Opened | Outcome]:
+    def sums(self, work: Work, report: bytes) -> Session[Opened | Outcome]:
         """Sum what was trained: keep appointments, and join one group after the other until one is opened.
+
+        A `session.visit.Sums`.
 
         Raises:
             InvalidGroup: This device takes part in no such group.
             Refusal: The coordinator refused.
         """
+        plan = work.plan
         authority = authority_for(plan, self.authority, self.floors)
+        values = plan.values(work.bundle.manifest.shared_parameters)
+        unmasked = Unmasked(participation=work.participation, codec=plan.lanes(), values=values, report=report)
         after_s = 0.0
         while True:
             named = yield from appointment(unmasked.participation, after_s)
-            after_s = max(named.in_s, 0.2)
+            after_s = max(named.in_s, LEAST_PAUSE_S)
             if named.group is None:
                 continue
             terms = terms_of(
                 plan,
-                plan_sha256=plan_sha256,
-                round_=round_,
-                checkpoint_sha256=checkpoint_sha256,
-                values=unmasked.values,
+                plan_sha256=work.plan_sha256,
+                round_=work.round,
+                checkpoint_sha256=work.checkpoint.sha256,
+                values=values,
                 task=named.task,
                 group=named.group,
             )

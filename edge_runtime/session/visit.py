@@ -57,6 +57,8 @@ class Work:
     plan: Plan
     bundle: Bundle
     checkpoint: Checkpoint
+    plan_sha256: str = ""
+    """As it was signed: groups agree on it. Empty where nobody sums in one."""
 
 
 Train: TypeAlias = Callable[[Work], "bytes | Outcome"]
@@ -220,6 +222,7 @@ def _take_part(
             plan=plan,
             bundle=bundle,
             checkpoint=checkpoint,
+            plan_sha256=digest(assignment.plan).hex(),
         )
         report = train(work)
         if plan.summing is Summing.SECURE and sums is not None and isinstance(report, bytes):

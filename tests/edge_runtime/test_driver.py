@@ -251,3 +251,45 @@ def test_the_time_limit_of_a_plan_stops_training_once_it_has_passed() -> None:
     clock = iter([100.0, 100.0, 159.9, 160.0, 500.0])
     stop = time_limit(60.0, lambda: next(clock))
     assert [stop(), stop(), stop(), stop()] == [None, None, Outcome.TIME_LIMIT, Outcome.TIME_LIMIT]
+
+
+# --- requests that wait, and that have patience -----------------------------------------------------------------
+
+
+class Ticking(Network):
+    """A network whose clock moves when somebody sleeps."""
+
+    def ticking(self) -> Driver:
+        return Driver(
+            KEY,
+            "acme",
+            self,
+            Retries(3, 5.0),
+            clock=lambda: NOW,
+            sleep=self.slept.append,
+            monotonic=lambda: sum(self.slept),
+        )
+
+
+def test_a_request_may_ask_to_be_sent_later() -> None:
+    network = Ticking(FINE)
+    assert network.ticking().run(one(Request("GET", "/", after_s=7.0))) == FINE
+    assert network.slept == [7.0]
+
+
+def test_a_patient_request_is_tried_as_long_as_it_asks_for_and_no_longer() -> None:
+    network = Ticking(*[Unreachable("down")] * 100)
+    with pytest.raises(Unreachable):
+        network.ticking().run(one(Request("GET", "/", patience_s=60.0)))
+    assert sum(network.slept) == 60.0
+
+
+def test_patience_is_counted_from_the_first_try_and_one_try_is_always_made() -> None:
+    network = Ticking(FINE)
+    assert network.ticking().run(one(Request("GET", "/", after_s=600.0, patience_s=0.0))) == FINE
+
+
+def test_a_patient_request_waits_for_a_delay_that_ends_within_its_patience() -> None:
+    network = Ticking(Response(503, b"", 40.0), FINE)
+    assert network.ticking().run(one(Request("GET", "/", patience_s=60.0))) == FINE
+    assert network.slept == [40.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,6 +256,33 @@ def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
         return {**tree, "switched_off": off, "version": 2}
 
     assert decode_state(older, {-1: to_0, 0: to_1}) == State(switched_off=True)
+
+
+def test_a_journal_of_version_1_is_taken_over_with_its_identity_and_its_participation() -> None:
+    raw = (
+        b'{"asking":null,"ended":[],"identity":{"device_id":"%s","known":true,"seed":"%s","tenant":"acme"},'
+        b'"opted_out":false,"participation":{"assigned_at_s":1.0,"battery_share":0.0,"checkpoint_sha256":"%s",'
+        b'"deadline_at_s":9.0,"outcome":null,"participation":"%s","phase":"assigned","plan":"cGxhbg==",'
+        b'"plan_signature":"","population":"p","report":null,"report_sha256":null,"round":3,"savepoint":null,'
+        b'"seconds":0.0,"transferred_bytes":0},"personal":null,"policy":null,"release":null,'
+        b'"release_asked_at_s":null,"release_wanted":false,"restarted":null,"switched_off":false,"usage":null,'
+        b'"version":1,"visits":[]}'
+    ) % (b"a" * 32, base64.b64encode(bytes(32)), b"0" * 64, b"b" * 32)
+    state = decode_state(raw)
+    assert state.version == State.VERSION
+    assert state.identity is not None
+    assert state.participation is not None
+    assert (state.identity.certificate, state.participation.grouping, state.participation.round) == (b"", None, 3)
+    assert (
+        decode_state(raw.replace(b'"identity":{', b'"identity":null,"x":{', 1).split(b',"x"')[0] + _NOBODY).identity
+        is None
+    )
+
+
+_NOBODY = (
+    b',"opted_out":false,"participation":null,"personal":null,"policy":null,"release":null,"release_asked_at_s":null,'
+    b'"release_wanted":false,"restarted":null,"switched_off":false,"usage":null,"version":1,"visits":[]}'
+)
 
 
 def test_each_earlier_version_has_a_migration() -> None:

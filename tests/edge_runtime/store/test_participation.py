@@ -77,13 +77,18 @@ def reachable(phase: Phase) -> set[Phase]:
 
 
 def test_no_path_leads_back_to_training_from_a_sealed_report() -> None:
-    for phase in (Phase.SEALED, Phase.SENT, Phase.GIVING_UP):
+    for phase in (Phase.SEALED, Phase.SENT, Phase.TRAINED, Phase.MASKED, Phase.GIVING_UP):
         assert not reachable(phase) & {Phase.ASSIGNED, Phase.TRAINING}
 
 
 def test_no_path_leads_from_a_report_that_may_have_left_to_an_outcome_nor_back() -> None:
     assert Phase.GIVING_UP not in reachable(Phase.SENT)
     assert not reachable(Phase.GIVING_UP) & {Phase.SEALED, Phase.SENT, Phase.REPORTED}
+
+
+def test_no_path_leads_from_a_masked_report_back_to_what_it_was_made_from() -> None:
+    assert Phase.TRAINED not in reachable(Phase.MASKED)
+    assert not reachable(Phase.TRAINED) & {Phase.SEALED, Phase.SENT}, "what a group is to sum never leaves plainly"
 
 
 def test_every_participation_can_end() -> None:
