@@ -9,8 +9,9 @@ import pytest
 
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Bundle
 from edge_runtime.protocol.checkpoint import Checkpoint
-from edge_runtime.protocol.errors import InvalidGroup
+from edge_runtime.protocol.errors import InvalidGroup, TooFewSurvivors
 from edge_runtime.protocol.group import Appointment, Opened, Step
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan, Summing
@@ -19,10 +20,10 @@ from edge_runtime.protocol.secure_sum.transcript import Floors, Terms
 from edge_runtime.session import Request, Response, Session
 from edge_runtime.session.terms import terms_of
 from edge_runtime.session.unkept import Summer
-from edge_runtime.session.visit import Work
+from edge_runtime.session.visit import Work, visit
 from tests.edge_runtime.protocol.secure_sum.groups import AUTHORITY
 from tests.edge_runtime.session.group_server import NO_FLOORS, GroupServer, member_of, participation_of
-from tests.edge_runtime.session.test_visit import coordinator, noted, run, with_plan
+from tests.edge_runtime.session.test_visit import OFFER, ROOTS, coordinator, drive, noted, run, steps, with_plan
 from tests.vectors.make import BUNDLE_SHA256, MANIFEST, PLAN, WEIGHTS
 
 SIZE = 5
@@ -53,11 +54,8 @@ def test_a_visit_gives_what_was_trained_to_what_sums_it_and_sends_no_report() ->
 
     def sums(_work: Work, report: bytes) -> Session[Opened | Outcome]:
         given.append(report)
+        yield from ()
         return Opened(version=1, retry_after_s=77.0)
-        yield Request("GET", "/")
-
-    from edge_runtime.session.visit import visit
-    from tests.edge_runtime.session.test_visit import OFFER, ROOTS, drive, steps
 
     end, asked = drive(visit(OFFER, ROOTS, {}, lambda _work: b"trained", sums), coordinator(check_in=with_plan(SECURE)))
     assert (end.after_s, given) == (77.0, [b"trained"])
@@ -65,8 +63,6 @@ def test_a_visit_gives_what_was_trained_to_what_sums_it_and_sends_no_report() ->
 
 
 def work_of(name: str, plan: Plan = SECURE) -> Work:
-    from edge_runtime.protocol.bundle import Bundle
-
     return Work(
         participation=participation_of(name),
         round=3,
@@ -142,8 +138,6 @@ def test_phones_without_a_journal_sum_exactly() -> None:
 def test_phones_whose_group_ended_join_the_next() -> None:
     ended = GroupServer(terms(GROUP), frozenset(NAMES))
     ended.closed.append(Step.JOIN)
-    from edge_runtime.protocol.errors import TooFewSurvivors
-
     ended.failed = TooFewSurvivors("nobody came")
     server = GroupServer(terms(OTHER), frozenset(NAMES))
     ends = sessions({GROUP: ended, OTHER: server})
