@@ -122,7 +122,7 @@ def test_whatever_happens_to_tasks_loses_nothing_and_counts_nothing_twice() -> N
 def test_random_histories_lose_nothing_and_count_nothing_twice(made: tuple[Path, str], kind: str, first: int) -> None:
     """Of one task or two, synchronous and buffered, in one group or in several."""
     told = crashes = 0
-    for seed in range(first, first + (10 if kind == "sqlite" else 2)):
+    for seed in range(first, first + (10 if kind == "sqlite" else 3)):
         history = play(*made, seed, steps=14)
         told += sum(len(phones) for phones in history.acknowledged.values())
         crashes += history.crashes
