@@ -29,6 +29,8 @@ from edge_runtime.session.visit import verified_plan
 
 LEAST_WAIT_S: Final = 1.0
 """Before a device asks again that was named neither a time nor a group."""
+WITHOUT_IT_S: Final = 60.0
+"""Before a device asks again that was named a group that it has left: that group goes on without it for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,12 @@ class Sum:
         if ahead_s > 0 and ahead_s + device.least_slice_s > left_s:
             return Waits(ahead_s)
         named = self._exchange.drive(appointment(self._held.participation, ahead_s), activity=Activity.SUM)
-        if named.group is None:
-            at_s = device.now_s + max(LEAST_WAIT_S, named.in_s)
+        left = {one.group for one in self._grouping.left}
+        if named.group is None or named.group in left:
+            wait_s = max(LEAST_WAIT_S, named.in_s) if named.group is None else WITHOUT_IT_S
+            at_s = device.now_s + wait_s
             self._regroup(lambda held: sums.met(held, Meeting(at_s=at_s, until_s=at_s + named.window_s)))
-            device.say(f"waits for its appointment in {named.in_s:.0f} s")
+            device.say(f"waits for its appointment in {wait_s:.0f} s")
             return None
         if self._exchange.watch.left_s < device.least_slice_s:
             self._regroup(lambda held: sums.met(held, None))

@@ -95,11 +95,11 @@ class Summer:
         authority = authority_for(plan, self.authority, self.floors)
         values = plan.values(work.bundle.manifest.shared_parameters)
         unmasked = Unmasked(participation=work.participation, codec=plan.lanes(), values=values, report=report)
-        after_s = 0.0
+        after_s, left = 0.0, set[str]()
         while True:
             named = yield from appointment(unmasked.participation, after_s)
             after_s = max(named.in_s, LEAST_PAUSE_S)
-            if named.group is None:
+            if named.group is None or named.group in left:
                 continue
             terms = terms_of(
                 plan,
@@ -126,3 +126,4 @@ class Summer:
                 return Outcome.GROUP_REFUSED
             if ledger.report is not None:
                 return Outcome.GROUP_ENDED
+            left.add(named.group)
