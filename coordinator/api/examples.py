@@ -25,11 +25,13 @@ from coordinator.services import reach
 from coordinator.services.funnel import Funnel
 from coordinator.services.round_views import GroupView, RoundView
 from coordinator.services.task_changes import DryRun
+from coordinator.services.tasks import PLAIN_WARNING
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left
 from edge_runtime.protocol.errors import Conflict, NotFound, OperatorUnauthorised, Unavailable
 from edge_runtime.protocol.group import Appointment, StepTaken, Trained
+from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import Released, ReleaseQuery
@@ -125,6 +127,8 @@ def _objects() -> Iterator[object]:
         started_at=_AT,
         ended_at=None,
         ended_because=None,
+        summing=Summing.PLAIN,
+        warnings=[PLAIN_WARNING],
     )
     yield RoundView(
         number=1,

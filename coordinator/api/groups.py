@@ -51,7 +51,10 @@ async def trained(participation: str, request: Request, parts: PartsOf) -> Respo
     def worth_holding(answer: Appointment) -> bool:
         return answer.group is None and answer.in_s <= parts.hold_s
 
-    return message(await _held(request, parts, lambda: as_device(request, parts, claim, first), again, worth_holding))
+    async def asked() -> Appointment:
+        return await as_device(request, parts, claim, first)
+
+    return message(await _held(request, parts, asked, again, worth_holding))
 
 
 @router.post(_STEP_PATH)

@@ -27,6 +27,7 @@ def print_task(tree: dict[str, Any]) -> None:
             ("model version", f"{tree['model_version']}, checkpoint {tree['checkpoint_sha256']}"),
             ("bundle", tree["bundle_sha256"]),
             *((f"{one}", moment(tree[f"{one}_at"])) for one in ("created", "approved", "started", "ended")),
+            *(("warning", one) for one in tree.get("warnings", ())),
             *((f"settings.{name}", value) for name, value in tree["settings"].items() if name != "version"),
         ]
     )

@@ -6,11 +6,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlmodel import Session, col, select
 
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import TASK_STEPS, Stop, TaskEvent, TaskState
+from coordinator.services.group_terms import fewest_of, plan_terms
 from coordinator.services.rounds import end_task, stop_selecting
 from coordinator.store.tables import (
     BundleRow,
@@ -25,7 +27,7 @@ from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NotFound
 from edge_runtime.protocol.keys import PublicKey
-from edge_runtime.protocol.plan import Kind, Plan, verify_plan
+from edge_runtime.protocol.plan import Kind, Plan, Summing, verify_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
         UntrustedDocument, InvalidPlan, Malformed: The plan is not the tenant's, or not a plan.
         NotFound: Its population or checkpoint does not exist, or something that its settings name.
         Conflict: A task of this name exists with other content.
+        InvalidGroup: Sums of the plan's groups would not hide a report.
     """
     if not is_name(order.name):
         raise Malformed(f"{order.name!r} is not a name: 1 to 64 of a-z 0-9 . _ -, a letter or digit first")
@@ -65,9 +68,18 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     if checkpoint is None or checkpoint.bundle_sha256 != plan.bundle_sha256:
         raise NotFound("there is no such checkpoint for the plan's bundle")
     _check_bundle(session, plan)
+    _check_groups(session, order, plan)
     task = _new_task(order, plan, now)
     session.add(task)
     return task
+
+
+PLAIN_WARNING: Final = "plain summing: the coordinator sees each report"
+
+
+def warnings_of(plan: Plan) -> list[str]:
+    """What whoever runs a task of this plan should know."""
+    return [PLAIN_WARNING] if plan.summing is Summing.PLAIN else []
 
 
 def check_settings(session: Session, settings: TaskSettings, plan: Plan) -> None:
@@ -81,6 +93,8 @@ def check_settings(session: Session, settings: TaskSettings, plan: Plan) -> None
         raise Malformed(f"the settings are of kind {settings.kind}, and the plan of kind {plan.kind}")
     if settings.pool_size < plan.min_reports:
         raise Malformed(f"a pool of {settings.pool_size} devices never gives the plan's {plan.min_reports} reports")
+    if plan.summing is Summing.SECURE and settings.pool_size < fewest_of(plan):
+        raise Malformed(f"a pool of {settings.pool_size} devices never makes a group of {fewest_of(plan)}")
     if settings.cohort is not None and session.get(Cohort, (plan.tenant, plan.population, settings.cohort)) is None:
         raise NotFound(f"the population {plan.population!r} has no cohort {settings.cohort!r}")
     if settings.evaluates is not None:
@@ -115,6 +129,20 @@ def _check_bundle(session: Session, plan: Plan) -> None:
     known = ("loss", *manifest.metrics)
     if unknown := [metric.name for metric in plan.metrics if metric.name not in known]:
         raise InvalidPlan(f"the graph does not measure {unknown[0]!r}, only {', '.join(known)}")
+
+
+def _check_groups(session: Session, order: TaskOrder, plan: Plan) -> None:
+    """Raises: InvalidGroup: Sums of the plan's groups would not hide a report."""
+    if plan.summing is Summing.SECURE:
+        bundle = session.get_one(BundleRow, (plan.tenant, plan.bundle_sha256))
+        plan_terms(
+            order.plan,
+            task=order.name,
+            number=1,
+            group="0" * 32,
+            checkpoint_sha256=order.checkpoint_sha256,
+            shared_parameters=wire.decode(Manifest, bundle.manifest).shared_parameters,
+        )
 
 
 def _new_task(order: TaskOrder, plan: Plan, now: datetime) -> Task:

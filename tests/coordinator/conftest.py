@@ -8,7 +8,7 @@ import pytest
 from tests.postgres import Postgres, running
 from tests.programme import PLAN, Clock, Home, Phone, copy_home, forget_home, make_home, open_home, replace
 
-_ON_BOTH = ("device_reports", "exactly_once", "leaving", "report_parts", "retention", "round")
+_ON_BOTH = ("device_reports", "exactly_once", "leaving", "report_parts", "retention", "round", "secure_restarts")
 ON_BOTH = tuple(f"tests.coordinator.test_{name}" for name in _ON_BOTH)
 """Where the database matters, every test runs on both kinds."""
 

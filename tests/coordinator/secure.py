@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,6 +14,8 @@ from sqlmodel import Session, select
 
 from coordinator.core.rounds import SECURE_PHASES, GroupPhase
 from coordinator.core.secure_groups import LONGEST_S
+from coordinator.store.blobs import BlobKind
+from coordinator.store.crash_points import CrashPoint, hooked
 from coordinator.store.tables import Group
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
@@ -31,6 +35,7 @@ from tests.programme import AUTHORITY_KEY, MANIFEST, PLAN, POPULATION, TASK, TEN
 
 Message = TypeVar("Message")
 SIZE = 5
+SIX = 6
 FLOORS = Floors(smallest_group=3, fewest_survivors=2, least_corrupt_permille=0)
 
 
@@ -299,3 +304,28 @@ Answer = TypeVar("Answer")
 def in_database(home: Home, read: Callable[[Session], Answer]) -> Answer:
     with home.app.state.parts.database.reading() as session:
         return read(session)
+
+
+@contextlib.contextmanager
+def sums_seen(home: Home) -> Iterator[list[list[int]]]:
+    """Every opened sum, as whole numbers, when its blob is durable."""
+    found: list[list[int]] = []
+    known: set[str] = set()
+
+    def look(point: CrashPoint) -> None:
+        if point is not CrashPoint.SUM_UNMASKED:
+            return
+        folder = home.app.state.parts.blobs.path(TENANT, BlobKind.PARTIAL_SUM, "0" * 64).parent
+        for path in folder.glob("*"):
+            raw = path.read_bytes()
+            if path.name not in known and struct.unpack_from("<16si", raw)[1] == -1:
+                known.add(path.name)
+                found.append([int(lane) % (1 << 24) for lane in np.frombuffer(raw, "<u4", offset=20)])
+
+    with hooked(look):
+        yield found
+
+
+def plain_sum(phones: list[SecurePhone]) -> list[int]:
+    """What the sum must be: whole numbers of Python."""
+    return [sum(lane) % (1 << 24) for lane in zip(*(phone.lanes().tolist() for phone in phones), strict=True)]

@@ -109,9 +109,9 @@ def test_one_look_adds_one_chunk_of_a_round_so_that_no_sum_holds_up_another(
     added: list[str] = []
     right = sums.add_chunk
 
-    def counted(session: Any, blobs: Any, tenant: str, group_id: str, chunk: int) -> bytes:
+    def counted(session: Any, blobs: Any, tenant: str, group_id: str, chunk: int, codec: sums.Codec) -> bytes:
         added.append(group_id)
-        return right(session, blobs, tenant, group_id, chunk)
+        return right(session, blobs, tenant, group_id, chunk, codec)
 
     monkeypatch.setattr(sums, "add_chunk", counted)
     worker = another_worker(home)

@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
 from coordinator.core.secure_groups import TAKEN_IN
-from coordinator.store.blobs import BlobKind
-from coordinator.store.crash_points import CrashPoint, hooked
 from edge_runtime.protocol.group import Step
 from edge_runtime.protocol.reasons import Outcome
 from tests.coordinator.asking import refusal, send_outcome
 from tests.coordinator.secure import (
+    SIX,
     STEPS,
     SecurePhone,
     end_phase,
     groups_of,
     meet,
     pass_time,
+    plain_sum,
     play,
     secure_plan,
     secure_round,
+    sums_seen,
 )
 from tests.coordinator.test_round import weights_of
-from tests.programme import FIRST_WEIGHTS, TENANT, Clock, Crash, Home, copy_home, forget_home, open_home
+from tests.programme import FIRST_WEIGHTS, Home
 
-SIX = 6
 THRESHOLD = 4
 """Of six with nobody corrupt: t = ⌈6/2⌉ + 1; and m, the fewest survivors."""
-
-
-@contextlib.contextmanager
-def sums_seen(home: Home) -> Iterator[list[list[int]]]:
-    """Every opened sum, as whole numbers, when its blob is durable."""
-    found: list[list[int]] = []
-    known: set[str] = set()
-
-    def look(point: CrashPoint) -> None:
-        if point is not CrashPoint.SUM_UNMASKED:
-            return
-        folder = home.app.state.parts.blobs.path(TENANT, BlobKind.PARTIAL_SUM, "0" * 64).parent
-        for path in folder.glob("*"):
-            raw = path.read_bytes()
-            if path.name not in known and struct.unpack_from("<16si", raw)[1] == -1:
-                known.add(path.name)
-                found.append([int(lane) % (1 << 24) for lane in np.frombuffer(raw, "<u4", offset=20)])
-
-    with hooked(look):
-        yield found
-
-
-def plain_sum(phones: list[SecurePhone]) -> list[int]:
-    """What the sum must be: whole numbers of Python."""
-    return [sum(lane) % (1 << 24) for lane in zip(*(phone.lanes().tolist() for phone in phones), strict=True)]
 
 
 def test_a_group_sums_exactly_and_its_round_commits_the_mean(home: Home) -> None:
@@ -119,7 +88,7 @@ def play_until(home: Home, phones: list[SecurePhone], left: list[SecurePhone], a
         for phone in left if STEPS.index(step) >= STEPS.index(at) else phones:
             phone.take(step)
         home.look()
-        if groups_of(home)[0].phase == TAKEN_IN[at]:
+        if step == at and groups_of(home)[0].phase == TAKEN_IN[at]:
             end_phase(home)
     pass_time(home)
 
@@ -248,95 +217,3 @@ def test_sums_of_another_model_spoil_the_zero_lanes_and_the_group_ends_by_name(h
     assert (groups_of(home)[0].phase, groups_of(home)[0].ended_because) == ("aborted", "zero-lanes")
     assert home.task()["model_version"] == 0
     assert refusal(phones[1].get(Step.UNMASKING)) == "group-ended"
-
-
-# --- the coordinator dies ---------------------------------------------------------------------------------------------
-
-
-Act = Callable[[SecurePhone], Any]
-
-
-def script() -> list[tuple[bool, Act | None]]:
-    """What happens, in order: something that each phone does, or None for a look of the worker."""
-    acts: list[tuple[bool, Act | None]] = [(True, lambda phone: phone.appointment()), (False, None)]
-    acts.append((True, lambda phone: phone.appointment()))
-    for step in STEPS:
-        acts += [(True, lambda phone, step=step: phone.take(step)), (False, None)]  # type: ignore[misc]
-    return acts
-
-
-def test_the_coordinator_starts_again_after_every_step_and_the_sum_is_exact(
-    made: tuple[Path, str], tmp_path: Path, clock: Clock
-) -> None:
-    folder = copy_home(made[0], tmp_path / "home")
-    phones: list[SecurePhone] = []
-    sums: list[list[int]] = []
-    for of_phones, act in [(False, None), *script()]:
-        with open_home(folder, clock, made[1]) as home, sums_seen(home) as seen:
-            if not phones:
-                phones = secure_round(home, SIX)
-            if act is None:
-                home.look()
-            for phone in phones if of_phones and act else ():
-                moved(phone, home)
-                assert act is not None
-                act(phone)
-            sums += seen
-    with open_home(folder, clock, made[1]) as home:
-        assert home.rounds()[0]["phase"] == "committed"
-    assert sums == [plain_sum(phones)]
-    forget_home(folder)
-
-
-def moved(phone: SecurePhone, home: Home) -> None:
-    phone.home = home
-    phone.phone.moved(home)
-
-
-SECURE_POINTS = {
-    CrashPoint.GROUPS_FORMED,
-    CrashPoint.GROUP_MOVED,
-    CrashPoint.SUM_UNMASKED,
-    CrashPoint.SUM_OPENED,
-    CrashPoint.STEP_TAKEN,
-}
-
-
-def test_the_coordinator_dies_at_every_point_and_the_sum_is_exact_and_charged_once(
-    made: tuple[Path, str], tmp_path: Path, clock: Clock
-) -> None:
-    """One life after another on the same folder; each ends at the next point that no life died at."""
-    folder = copy_home(made[0], tmp_path / "home")
-    died: dict[tuple[CrashPoint, str], int] = {}
-    acts = script()
-    phones: list[SecurePhone] = []
-    sums: list[list[int]] = []
-    place, doing = 0, "begin"
-
-    def die(point: CrashPoint) -> None:
-        key = (point, doing)
-        if point in SECURE_POINTS and died.get(key, 0) < (1 if point is CrashPoint.STEP_TAKEN else 2):
-            died[key] = died.get(key, 0) + 1
-            raise Crash
-
-    while place < len(acts):
-        with open_home(folder, clock, made[1]) as home, sums_seen(home) as seen, hooked(die):
-            with contextlib.suppress(Crash):
-                phones = phones or secure_round(home, SIX)
-                while place < len(acts):
-                    doing = f"act {place}"
-                    of_phones, act = acts[place]
-                    if act is None:
-                        home.look()
-                    for phone in phones if of_phones and act else ():
-                        moved(phone, home)
-                        assert act is not None
-                        act(phone)
-                    place += 1
-            sums += [one for one in seen if one not in sums]
-    with open_home(folder, clock, made[1]) as home:
-        assert home.rounds()[0]["phase"] == "committed"
-        assert home.rounds()[0]["reports"] == SIX
-    assert sums == [plain_sum(phones)]
-    assert {point for point, _doing in died} == SECURE_POINTS
-    forget_home(folder)

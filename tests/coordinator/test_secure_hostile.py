@@ -15,12 +15,23 @@ from edge_runtime.protocol.group import Step, step_path
 from edge_runtime.protocol.keys import SigningKey, digest
 from edge_runtime.protocol.reasons import Wait
 from edge_runtime.protocol.secure_sum import participant
+from edge_runtime.protocol.secure_sum.boxes import signed_digest
 from edge_runtime.protocol.secure_sum.members import encode_members
 from edge_runtime.protocol.secure_sum.messages import Complaints, Confirmation, Joining, Shares, Unmasking
 from edge_runtime.protocol.secure_sum.roster import ENTRY_BYTES, Entry, sign_certificate
 from tests.coordinator.asking import check_in, refusal
-from tests.coordinator.secure import STEPS, SecurePhone, end_phase, groups_of, in_database, meet, secure_round
-from tests.coordinator.test_secure_groups import SIX, plain_sum, sums_seen
+from tests.coordinator.secure import (
+    SIX,
+    STEPS,
+    SecurePhone,
+    end_phase,
+    groups_of,
+    in_database,
+    meet,
+    plain_sum,
+    secure_round,
+    sums_seen,
+)
 from tests.programme import TENANT, Home, replace
 
 
@@ -225,7 +236,7 @@ def bad_boxes(phone: SecurePhone, message: Shares) -> Shares:
     promises = [message.promises[64 * holder : 64 * holder + 64] for holder in range(SIX)]
     signatures = [
         phone.phone.driver.key.sign(
-            participant.signed_digest(seat.route(dealer=seat.position, holder=holder), box, promises[holder])
+            signed_digest(seat.route(dealer=seat.position, holder=holder), box, promises[holder])
         )
         for holder, box in zip(others, boxes, strict=True)
     ]

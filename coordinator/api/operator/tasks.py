@@ -32,10 +32,13 @@ from coordinator.core.forecast import Reach
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import TaskState
 from coordinator.services import catalogue, cohorts, funnel, reach, round_views, task_changes, tasks
+from coordinator.services.running import read_plan
+from coordinator.services.tasks import warnings_of
 from coordinator.store.tables import CheckpointRow, Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.keys import SIGNATURE_BYTES
+from edge_runtime.protocol.plan import Summing
 
 router = APIRouter(route_class=OperatorRoute, tags=["tasks"])
 
@@ -86,6 +89,8 @@ class TaskView(Body):
     started_at: datetime | None
     ended_at: datetime | None
     ended_because: str | None
+    summing: Summing = Field(description="How the reports of a group are added up.")
+    warnings: list[str] = Field(description="What whoever runs the task should know.")
 
 
 @router.get("/tasks")
@@ -274,6 +279,8 @@ def _view(parts: Parts, task: Task) -> TaskView:
         started_at=task.started_at,
         ended_at=task.ended_at,
         ended_because=task.ended_because,
+        summing=read_plan(task.plan).summing,
+        warnings=warnings_of(read_plan(task.plan)),
     )
 
 
