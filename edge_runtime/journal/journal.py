@@ -120,9 +120,9 @@ class Journal:
             )
             try:
                 self.update(lambda state: moved(state, lambda held: saved(held, savepoint)))
-            finally:
-                if vectors not in self.state.stored:
-                    self._files.drop([vectors])
+            except Exception:
+                self._drop_unnamed(vectors)
+                raise
 
     def progress(self) -> Progress | None:
         """Where training continues; None at its start. A savepoint that was damaged is dropped: training begins anew.
@@ -171,8 +171,9 @@ class Journal:
                 stored, sha256 = self._files.put(memoryview(report)), digest(report).hex()
                 files.append(stored)
                 self.update(lambda state: _sealed(state, stored, sha256, personal))
-            finally:
-                self._files.drop([file for file in files if file not in self.state.stored])
+            except Exception:
+                self._drop_unnamed(*files)
+                raise
 
     def seal_change(self, lanes: bytes, *, values: int, zeroed: str | None, trained: Trained | None) -> None:
         """End training with a change that a group is to sum; it never leaves as it is.
@@ -197,9 +198,9 @@ class Journal:
 
             try:
                 self.keep(lanes, ended)
-            finally:
-                if personal and personal.vectors not in self.state.stored:
-                    self._files.drop([personal.vectors])
+            except Exception:
+                self._drop_unnamed(*([personal.vectors] if personal else []))
+                raise
 
     def keep(self, content: bytes, change: Callable[[State, Stored], State]) -> State:
         """Put bytes into a file of their own, on disk before the change names it.
@@ -212,9 +213,9 @@ class Journal:
             stored = self._files.put(memoryview(content))
             try:
                 return self.update(lambda state: change(state, stored))
-            finally:
-                if stored not in self.state.stored:
-                    self._files.drop([stored])
+            except Exception:
+                self._drop_unnamed(stored)
+                raise
 
     def read(self, stored: Stored) -> bytes:
         """What `keep` was given.
@@ -258,6 +259,10 @@ class Journal:
             report = self._files.get(held.report)
             self.update(sending)
             return report
+
+    def _drop_unnamed(self, *files: Stored) -> None:
+        """After a change that failed. Not after a process that is ended: its change may be on disk, and name them."""
+        self._files.drop([file for file in files if file not in self.state.stored])
 
     def _able_to(self, event: Event) -> Participation:
         """Ask the table before a file is written in vain."""

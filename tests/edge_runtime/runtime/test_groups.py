@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from edge_runtime import Happened
 from edge_runtime.conditions.fixed import IDEAL
 from edge_runtime.journal import Phase, State, open_folder, open_journal
+from edge_runtime.journal.files import replace_file
 from edge_runtime.journal.ledger import JournalLedger
 from edge_runtime.journal.participation import Participation
 from edge_runtime.protocol import wire
@@ -371,3 +373,55 @@ def test_a_damaged_change_is_given_up_and_not_trained_again(hall: Hall) -> None:
         assert runtime.run_slice(600).reason == Outcome.PROCESS_KILLED
     assert hall.home.engine.steps == steps
     assert POLICY is FLOORS.limits
+
+
+WRITES = 21
+"""Of files, from "trained" to the end of the participation."""
+
+
+@pytest.mark.parametrize("nth", range(1, WRITES + 1))
+@pytest.mark.parametrize("before", [True, False])
+def test_a_process_that_dies_at_a_write_is_continued_by_the_next(
+    hall: Hall, nth: int, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server compares the bytes of what is sent again."""
+    hall.assign()
+    hall.appoint(group=GROUP)
+    written = Writes(hall, nth, before=before)
+    monkeypatch.setattr("edge_runtime.journal.journal.replace_file", written)
+    monkeypatch.setattr("edge_runtime.journal.stored.replace_file", written)
+    with pytest.raises(Killed), hall.runtime(key=None) as runtime:
+        runtime.run_slice(600)
+    steps = hall.home.engine.steps
+    with hall.runtime(key=None) as runtime:
+        runtime.run_slice(600)
+    assert hall.home.engine.steps == steps
+    assert state_of(hall).participation is None
+    assert any(summed(hall)[:-4])
+
+
+def test_a_run_has_as_many_writes_as_the_test_above_kills(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    hall.assign()
+    hall.appoint(group=GROUP)
+    written = Writes(hall, 0, before=True)
+    monkeypatch.setattr("edge_runtime.journal.journal.replace_file", written)
+    monkeypatch.setattr("edge_runtime.journal.stored.replace_file", written)
+    with hall.runtime(key=None) as runtime:
+        runtime.run_slice(600)
+    assert written.count == WRITES
+
+
+class Writes:
+    """Writes files, and ends the process before or after the nth since the device has trained."""
+
+    def __init__(self, hall: Hall, nth: int, *, before: bool) -> None:
+        self.hall, self.nth, self.before, self.count = hall, nth, before, 0
+
+    def __call__(self, path: Path, content: bytes | memoryview) -> None:
+        self.count += self.hall.trained > 0
+        dies = self.hall.trained > 0 and self.count == self.nth
+        if dies and self.before:
+            raise Killed
+        replace_file(path, content)
+        if dies:
+            raise Killed
