@@ -240,12 +240,10 @@ def _is_loopback(host: str) -> bool:
 
 def _token(path: Path) -> str:
     try:
-        token = path.read_text("ascii").strip()
+        token = path.read_bytes().decode("ascii", "replace").strip()
     except OSError as problem:
         advice = "`edgewise-coordinator init` writes it; bring it here and name it with --token-file"
         raise Mistake(f"the operator token cannot be read from {path}: {problem.strerror}; {advice}") from None
-    except ValueError:
-        token = ""
-    if not token or not token.isprintable() or " " in token:
+    if not token or not (token.isascii() and token.isprintable()) or " " in token:
         raise Mistake(f"{path} does not hold an operator token; `edgewise-coordinator init` writes one")
     return token

@@ -72,15 +72,12 @@ def upgrade() -> None:
     )
 
 
-_WITHOUT_GROUP = "participations WHERE group_id IS NULL"
-
-
 def downgrade() -> None:
     """Participations of secure rounds that are in no group are forgotten: the schema before has no place for them."""
     for table in ("quarantines", "faults", "group_steps", "member_keys", "members"):
         op.drop_table(table)
-    op.execute(f"DELETE FROM reports WHERE participation_id IN (SELECT id FROM {_WITHOUT_GROUP})")
-    op.execute(f"DELETE FROM {_WITHOUT_GROUP}")
+    op.execute("DELETE FROM reports WHERE participation_id IN (SELECT id FROM participations WHERE group_id IS NULL)")
+    op.execute("DELETE FROM participations WHERE group_id IS NULL")
     with op.batch_alter_table("participations", schema=None) as batch_op:
         batch_op.alter_column("group_id", existing_type=sa.String(length=32), nullable=False)
     with op.batch_alter_table("groups", schema=None) as batch_op:
