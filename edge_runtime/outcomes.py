@@ -19,9 +19,10 @@ class Happened(StrEnum):
     WAITING = "waiting"
     """The coordinator had no use for the device now; the reason is a `Wait`."""
     INTERRUPTED = "interrupted"
-    """Work was stopped, and goes on in a later slice; the reason is a `Blocker`, or an `Outcome` of the same name."""
+    """Work was stopped, or waits for its appointment, and goes on in a later slice; the reason is a `Blocker`, or an
+    `Outcome` of the same name."""
     REPORTED = "reported"
-    """A report was sent, and the coordinator gave its receipt; the reason is "reported"."""
+    """The coordinator gave its receipt for a report, or opened the sum that it is in; the reason is "reported"."""
     GAVE_UP = "gave-up"
     """A participation ended without a report; the reason is an `Outcome`."""
     UNREACHABLE = "unreachable"

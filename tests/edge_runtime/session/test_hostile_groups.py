@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.journal import Journal, StateFolder, open_folder, open_journal
+from edge_runtime.journal import state as now_is
+from edge_runtime.journal.grouping import Membership, joined
+from edge_runtime.journal.ledger import JournalLedger
+from edge_runtime.journal.participation import regrouped
 from edge_runtime.protocol import wire
+from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.errors import (
     ContradictedGroup,
     GroupEnded,
@@ -243,10 +251,9 @@ class Attack:
             self.say(acknowledged(self.request))
 
     def answer(self, name: str) -> None:
-        if self.asks is Step.SHARES and name.startswith("delivery-"):
+        if self.asks is Step.SHARES and self.phone.ledger.answer(Step.SHARES) is None and name.startswith("delivery-"):
             sharers = {"all": ALL, "but-one": but(0), "but-another": but(1)}.get(name.removeprefix("delivery-"))
-            if isinstance(self.phone.ledger, MemoryLedger) and Step.SHARES not in self.phone.ledger.answers:
-                self.observed.believed = sharers
+            self.observed.believed = sharers
         self.say(answers()[name])
 
     def until(self, step: Step, path: tuple[str, ...] = ()) -> None:
@@ -369,6 +376,81 @@ def test_no_run_through_all_steps_with_other_sets_after_each_restart_reveals_two
                 break
         attack.restart()
     attack.observed.check()
+
+
+# --- the same, with a journal on disk that every process opens anew -------------------------------------------------
+
+
+@dataclass
+class Journalled(Phone):
+    """A phone whose ledger is the journal of a folder."""
+
+    path: Path = Path()
+    folder: StateFolder | None = None
+
+    @classmethod
+    def at(cls, path: Path) -> Journalled:
+        phone = phone_of(TERMS, 0, lanes_of(TERMS, 0))
+        held = phone.ledger
+        assert isinstance(held, MemoryLedger)
+        assert held.unmasked.report is not None
+        made = cls(phone.name, phone.member, held, path=path)
+        journal = made.opened()
+        assignment = Assignment(
+            participation=phone.member.participation,
+            round=TERMS.round,
+            plan=b"plan",
+            plan_signature=bytes(64),
+            checkpoint_sha256=TERMS.checkpoint_sha256,
+            deadline_s=600.0,
+        )
+        journal.update(lambda state: now_is.assigned(state, assignment, "pop", 1.0))
+        journal.seal_change(held.unmasked.report, values=TERMS.parameters, zeroed=None, trained=None)
+        membership = Membership(group=TERMS.group, task=TERMS.task, secrets=held.secrets.raw)
+        journal.update(
+            lambda state: now_is.moved(state, lambda one: regrouped(one, lambda grouping: joined(grouping, membership)))
+        )
+        return made
+
+    def opened(self) -> Journal:
+        if self.folder is not None:
+            self.folder.close()
+        self.folder = open_folder(self.path)
+        return open_journal(self.folder, key=lambda: bytes(32), now_s=1.0)
+
+    def session(self) -> Session[Opened | Quit]:
+        self.ledger = JournalLedger(self.opened(), TERMS.group, TERMS.lanes)
+        return super().session()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_no_run_with_a_journal_that_is_opened_anew_reveals_two_things(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        phone = Journalled.at(Path(path))
+        attack = Attack(phone)
+        for _process in range(3):
+            attack.accept()
+            while (step := attack.asks) is not None:
+                attack.answer(data.draw(st.sampled_from([*sorted(RIGHT[step]), *sorted(answers())]), label=step))
+                attack.accept()
+                if data.draw(st.booleans(), label="dies"):
+                    break
+            attack.restart()
+        attack.observed.check()
+        assert phone.folder is not None
+        phone.folder.close()
+
+
+def test_a_journal_that_is_shown_two_sets_of_survivors_believes_the_first(tmp_path: Path) -> None:
+    attack = Attack(Journalled.at(tmp_path))
+    attack.until(Step.UNMASKING)
+    attack.restart()
+    attack.accept()
+    assert attack.asks is Step.UNMASKING, "it sends what it had decided, and asks for nothing before it"
+    for step in (Step.MASKED, Step.CONFIRMATION):
+        with pytest.raises(StepNotAllowed):
+            attack.phone.ledger.believe(step, b"another")
 
 
 # --- mutants: each is a device with one bug, which the oracle must catch ---------------------------------------------
