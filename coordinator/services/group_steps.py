@@ -230,7 +230,7 @@ def _dealt_of_those(sent: _Sent, agreement: Agreement, message: Complaints, shar
     named = decode_members(message.about, agreement.size) | decode_members(message.unsigned, agreement.size)
     found = {}
     for member in members_of(sent.session, sent.group.id):
-        position = position_of(member)
+        position = member.position
         if position in named and member.device_id in sharers:
             row = sent.session.get_one(StepRow, (sent.group.id, member.device_id, Step.SHARES.value))
             found[position] = mailbox.taken(agreement, position, wire.decode(Shares, row.body or b""))
@@ -344,7 +344,7 @@ def _survivors(session: Session, group: Group, _device: Device, _authority: Publ
 
 
 def _confirmations(session: Session, group: Group, _device: Device, authority: PublicKey) -> Following:
-    places = {member.device_id: position_of(member) for member in members_of(session, group.id)}
+    places = {member.device_id: member.position for member in members_of(session, group.id)}
     rows = session.exec(
         select(StepRow).where(StepRow.group_id == group.id, StepRow.step == Step.CONFIRMATION.value)
     ).all()

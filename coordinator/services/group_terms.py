@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from coordinator.services.running import read_plan
 from coordinator.store.group_tables import Member, StepRow
@@ -86,13 +87,29 @@ def _shared_parameters(manifest: bytes) -> int:
     return wire.decode(Manifest, manifest).shared_parameters
 
 
-def members_of(session: Session, group_id: str) -> Sequence[Member]:
+class Place(NamedTuple):
+    """A member of a group whose roster is fixed, without what is delivered to it."""
+
+    device_id: str
+    position: int
+    entry: bytes
+
+
+def members_of(session: Session, group_id: str) -> list[Place]:
     """The members of a group whose roster is fixed, by position."""
-    return session.exec(
-        select(Member)
+    found = session.exec(
+        select(Member.device_id, Member.position, Member.entry)
         .where(Member.group_id == group_id, col(Member.position).is_not(None))
         .order_by(col(Member.position))
     ).all()
+    return [Place(device, position or 0, entry) for device, position, entry in found]
+
+
+def size_of(session: Session, group_id: str) -> int:
+    """How many members a group has whose roster is fixed."""
+    return session.exec(
+        select(func.count()).where(Member.group_id == group_id, col(Member.position).is_not(None))
+    ).one()
 
 
 def position_of(member: Member) -> int:
@@ -139,6 +156,6 @@ def who_reported(session: Session, group_id: str) -> set[str]:
     )
 
 
-def positions(members: Sequence[Member], devices: set[str]) -> Members:
+def positions(members: Sequence[Place], devices: set[str]) -> Members:
     """The places of those devices in the roster."""
-    return frozenset(position_of(member) for member in members if member.device_id in devices)
+    return frozenset(member.position for member in members if member.device_id in devices)

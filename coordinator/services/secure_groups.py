@@ -39,8 +39,8 @@ from coordinator.services.group_terms import (
     agreement_of,
     fewest_of,
     members_of,
-    position_of,
     positions,
+    size_of,
     task_of,
     terms_of,
     thresholds_of,
@@ -174,7 +174,7 @@ def count(session: Session, group: Group) -> Count:
             answered=len(alive),
             quorum=fewest_of(read_plan(task_of(session, group)[1].plan)),
         )
-    threshold, quorum = thresholds_of(terms_of(session, group), len(members_of(session, group.id)))
+    threshold, quorum = thresholds_of(terms_of(session, group), size_of(session, group.id))
     shares_open = phase in (GroupPhase.CONFIRMING, GroupPhase.UNMASKING)
     return Count(
         awaited=len(answered | (asked & _able(session, group.id))),
@@ -267,9 +267,10 @@ def _fix_roster(session: Session, group: Group, now: datetime) -> None:
 def _deliver(session: Session, group: Group, authority: PublicKey) -> None:
     agreement = agreement_of(session, group, authority)
     dealt = dealt_in(session, group, agreement)
-    for member in members_of(session, group.id):
-        if member.position in dealt:
-            member.delivery = wire.encode(mailbox.delivery(agreement, position_of(member), dealt))
+    for place in members_of(session, group.id):
+        if place.position in dealt:
+            member = session.get_one(Member, (group.id, place.device_id))
+            member.delivery = wire.encode(mailbox.delivery(agreement, place.position, dealt))
             session.add(member)
 
 
@@ -280,7 +281,7 @@ def dealt_in(session: Session, group: Group, agreement: Agreement) -> dict[int, 
 
 
 def _bodies(session: Session, group: Group, step_: Step) -> dict[int, bytes]:
-    places = {member.device_id: position_of(member) for member in members_of(session, group.id)}
+    places = {member.device_id: member.position for member in members_of(session, group.id)}
     rows = session.exec(
         select(StepRow.device_id, StepRow.body).where(StepRow.group_id == group.id, StepRow.step == step_.value)
     ).all()

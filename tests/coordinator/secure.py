@@ -66,6 +66,7 @@ class SecurePhone:
     home: Home
     assignment: Assignment
     certificate: bytes
+    values: int = MANIFEST.shared_parameters
     draws: int = 0
     group: str = ""
     task: str = TASK
@@ -129,7 +130,7 @@ class SecurePhone:
             corrupt_permille=self.plan.corrupt_permille,
             dropout_permille=self.plan.dropout_permille,
             lanes=self.plan.lanes(),
-            parameters=self.plan.values(MANIFEST.shared_parameters),
+            parameters=self.values,
         )
 
     def sit(self, terms: Terms | None = None) -> Seat:
@@ -162,8 +163,7 @@ class SecurePhone:
 
     def lanes(self) -> LaneVector:
         """Integers that tell this phone's report from any other in a sum."""
-        plan = self.plan
-        count = plan.lanes().count(plan.values(MANIFEST.shared_parameters))
+        count = self.plan.lanes().count(self.values)
         lanes = np.zeros(count, np.uint32)
         lanes[: count - 4] = np.arange(count - 4, dtype=np.uint32) * (self.phone.number + 1) + 7
         return lanes
