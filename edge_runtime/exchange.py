@@ -12,12 +12,12 @@ from edge_runtime.network import Meter
 from edge_runtime.protocol.errors import Unavailable, UnknownDevice
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.schedule import Activity, Day, Watch, spent
-from edge_runtime.session import Session
+from edge_runtime.session import Request, Response, Session
 from edge_runtime.session.enrol import enrol
 from edge_runtime.training import Interrupted
 
 if TYPE_CHECKING:
-    from edge_runtime.driver import Driver
+    from edge_runtime.driver import Driver, Send
 
 Result = TypeVar("Result")
 
@@ -95,12 +95,12 @@ class Exchange:
         meter = _Watched(self.watch) if watched else _Counted(self.watch)
         self.watch.activity = activity
         try:
-            meter.go_on()
+            meter.go_on()  # before a connection is made
             with sending(device.transport, meter) as send:
                 driver = Driver(
                     SigningKey(device.identity().seed),
                     device.installation.tenant,
-                    send,
+                    _asking(meter, send),
                     clock=lambda: device.now_s,
                     sleep=lambda seconds: self._sleep(seconds, meter),
                     monotonic=device.monotonic,
@@ -135,6 +135,16 @@ class Exchange:
             meter.go_on()
             self._device.sleep(min(seconds, _LOOK_S))
             seconds -= _LOOK_S
+
+
+def _asking(meter: Meter, send: Send) -> Send:
+    """Ask whether to go on before each request too: a session in a group has many, and lasts minutes."""
+
+    def sending_on(request: Request, headers: dict[str, str]) -> Response:
+        meter.go_on()
+        return send(request, headers)
+
+    return sending_on
 
 
 class _Counted(Meter):

@@ -16,16 +16,18 @@ from edge_runtime.journal.files import replace_file
 from edge_runtime.journal.ledger import JournalLedger
 from edge_runtime.journal.participation import Participation
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import NonFiniteTraining, StepNotAllowed
-from edge_runtime.protocol.group import Step
+from edge_runtime.protocol.errors import NonFiniteTraining, RoundClosed, StepNotAllowed, SwitchedOff
+from edge_runtime.protocol.group import STEP_GRACE_S, Step
 from edge_runtime.protocol.policy import Thermal
 from edge_runtime.protocol.reasons import Blocker, Outcome
 from edge_runtime.protocol.secure_sum.messages import Survivors
 from edge_runtime.protocol.secure_sum.transcript import Floors as GroupFloors
-from edge_runtime.session import Request, Response
+from edge_runtime.session import Request, Response, Unreachable
+from edge_runtime.session.group import LONGEST_STEP_S
 from edge_runtime.testing import ROOTS
 from tests.edge_runtime.runtime.bench import NOW, POLICY, Bench
 from tests.edge_runtime.runtime.halls import DEVICE, FLOORS, OF_THE_OTHERS, Hall, Killed
+from tests.edge_runtime.session.group_server import problem
 
 GROUP = "ab" * 16
 OTHER = "cd" * 16
@@ -282,6 +284,67 @@ def test_a_contradiction_ends_the_participation_for_ever(hall: Hall) -> None:
         runtime.run_slice(600)
     assert len(hall.requests) == sent
     assert not any(request.path.endswith(Step.CONFIRMATION.value) for request in hall.requests)
+
+
+# --- a coordinator that is away ---------------------------------------------------------------------------------
+
+
+def test_within_a_group_a_device_tries_until_its_step_is_over_and_a_later_slice_goes_on(hall: Hall) -> None:
+    hall.assign()
+    hall.appoint(group=GROUP)
+    away = [True]
+
+    def silent(request: Request, response: Response) -> Response:
+        if away[0] and request.path.endswith(Step.SHARES.value):
+            raise Unreachable("down")
+        return response
+
+    hall.changed = silent
+    began_s = hall.home.clock.running_s
+    with hall.runtime(key=None) as runtime:
+        end = runtime.run_slice(600)
+        assert (end.happened, end.work_left) == (Happened.UNREACHABLE, True)
+        assert hall.home.clock.running_s - began_s >= LONGEST_STEP_S + STEP_GRACE_S
+        away[0] = False
+        assert runtime.run_slice(600).happened is Happened.REPORTED
+    assert summed(hall)[-4:] == [0, 0, 0, 0]
+
+
+def test_a_slice_that_ends_within_a_group_is_gone_on_with(hall: Hall) -> None:
+    hall.assign()
+    hall.appoint(group=GROUP)
+
+    def slow(request: Request, response: Response) -> Response:
+        if request.path.endswith(Step.SHARES.value) and hall.home.clock.running_s < 1600:
+            hall.home.clock.forward(700)
+        return response
+
+    hall.changed = slow
+    with hall.runtime() as runtime:
+        end = runtime.run_slice(600)
+        assert (end.happened, end.reason, end.work_left) == (Happened.INTERRUPTED, Blocker.SLICE_ENDED, True)
+        assert runtime.run_slice(600).happened is Happened.REPORTED
+
+
+def test_a_round_that_closed_takes_what_was_trained_with_it(hall: Hall) -> None:
+    hall.assign()
+    hall.appoint(in_s=3600.0)
+    hall.changed = lambda _request, _response: problem(RoundClosed("it met its goal"))
+    with hall.runtime(key=None) as runtime:
+        end = runtime.run_slice(600)
+    assert (end.happened, end.reason, end.work_left) == (Happened.REFUSED, "round-closed", False)
+    assert len(list(hall.home.path.glob("stored-*"))) == 1, "only the personal weights are left"
+
+
+def test_the_kill_switch_drops_what_waits_for_a_group(hall: Hall) -> None:
+    hall.assign()
+    hall.appoint(in_s=3600.0)
+    with hall.runtime(key=None) as runtime:
+        runtime.run_slice(600)
+        hall.home.clock.forward(3600.0)
+        hall.changed = lambda _request, _response: problem(SwitchedOff("by its operator"))
+        assert runtime.run_slice(600).happened is Happened.SWITCHED_OFF
+    assert state_of(hall).participation is None
 
 
 # --- processes that die, and what is left behind ----------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from edge_runtime.protocol.errors import GroupEnded, InvalidGroup, LanesOutOfRange, StepNotAllowed, TooFewSurvivors
 from edge_runtime.protocol.group import STEP_GRACE_S, Opened, Step
 from edge_runtime.protocol.report import lanes_of_report
+from edge_runtime.protocol.secure_sum.members import encode_members
+from edge_runtime.protocol.secure_sum.messages import Delivery
 from edge_runtime.protocol.secure_sum.transcript import Floors, Terms
 from edge_runtime.session import Request
 from edge_runtime.session.group import LONGEST_STEP_S, Quit
@@ -129,6 +132,28 @@ def test_below_a_floor_of_the_app_nothing_is_sent(floors: Floors) -> None:
         next(phone.session())
     assert isinstance(end.value.value, Quit)
     assert isinstance(end.value.value.refusal, InvalidGroup)
+
+
+def test_a_box_that_was_spoilt_on_its_way_is_named_without_its_key_and_costs_the_group_nothing() -> None:
+    phones = phones_of(TERMS, SIZE)
+    server = Spoiling(TERMS, frozenset(phone.name for phone in phones))
+    play(server, phones)
+    assert opened_lanes(server) == sum_of(TERMS, range(SIZE))
+    place = server.places["phone-0"]
+    assert server.agreement is not None
+    complaints = server.complaints[place]
+    assert (complaints.box_keys, complaints.about) == (b"", encode_members([], SIZE))
+    assert complaints.unsigned == encode_members([min({*range(SIZE)} - {place})], SIZE)
+
+
+class Spoiling(GroupServer):
+    """Changes a bit of the first box that phone 0 gets."""
+
+    def told(self, device: str, step: Step) -> object:
+        message = super().told(device, step)
+        if device == "phone-0" and isinstance(message, Delivery):
+            return replace(message, boxes=bytes([message.boxes[0] ^ 1]) + message.boxes[1:])
+        return message
 
 
 def test_what_leaves_is_masked() -> None:
