@@ -16,6 +16,7 @@ from sqlmodel import Session, col, delete, exists, func, select
 
 from coordinator.core.rounds import UNENDED_PHASES
 from coordinator.store.blobs import BlobKind, Blobs, Stored
+from coordinator.store.group_tables import FaultRow, Member, StepRow
 from coordinator.store.tables import Candidate, Group, PartialSum, Participation, Report, Round, Task
 
 SWEPT = (BlobKind.REPORT, BlobKind.PARTIAL_SUM, BlobKind.OPTIMISER_STATE, None)
@@ -42,15 +43,18 @@ class Forgotten:
     candidates: int
     participations: int
     partial_sums: int
+    members: int
+    """Of groups that summed securely, with what they sent and did."""
 
     def __bool__(self) -> bool:
-        return bool(self.candidates or self.participations or self.partial_sums)
+        return bool(self.candidates or self.participations or self.partial_sums or self.members)
 
 
 def forget_rounds(session: Session, before: datetime, most: int = STEP) -> Forgotten:
     """Delete who took part in rounds that closed before; at most so many rows of each kind, so call until it is falsy.
 
-    Rounds and groups stay, with their results. Rows whose blob was not deleted yet stay until it is.
+    Rounds and groups stay, with their results, and the keys of members: none is taken twice. Rows whose blob was not
+    deleted yet stay until it is.
     """
     over = (
         col(Round.phase).not_in(UNENDED_PHASES),
@@ -73,12 +77,22 @@ def forget_rounds(session: Session, before: datetime, most: int = STEP) -> Forgo
         .where(*over, col(PartialSum.blob_deleted))
         .limit(most)
     ).all()
-    for row in (*candidates, *sums):
+    members = session.exec(
+        select(Member)
+        .join(Group, col(Group.id) == col(Member.group_id))
+        .join(Round, col(Round.id) == col(Group.round_id))
+        .where(*over)
+        .limit(most)
+    ).all()
+    for member in members:
+        for kind in (StepRow, FaultRow):
+            session.exec(delete(kind).where(kind.group_id == member.group_id, kind.device_id == member.device_id))
+    for row in (*candidates, *sums, *members):
         session.delete(row)
     session.flush()
     session.exec(delete(Report).where(col(Report.participation_id).in_(participations)))
     session.exec(delete(Participation).where(col(Participation.id).in_(participations)))
-    return Forgotten(len(candidates), len(participations), len(sums))
+    return Forgotten(len(candidates), len(participations), len(sums), len(members))
 
 
 def orphans(

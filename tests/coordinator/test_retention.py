@@ -15,8 +15,10 @@ from coordinator.services import retention
 from coordinator.services.retention import Forgotten, orphans
 from coordinator.store.blobs import BlobKind, Blobs, FolderBlobs, Stored
 from coordinator.store.database import Database
+from coordinator.store.group_tables import Member, MemberKey, StepRow
 from coordinator.store.tables import Candidate, Group, PartialSum, Participation, Report, Round
 from tests.coordinator.asking import assigned, report_of, send_report
+from tests.coordinator.secure import meet, play, secure_round
 from tests.programme import PLAN, START, TENANT, Clock, Home, open_home, replace
 
 LATER = START + timedelta(days=1)
@@ -77,6 +79,28 @@ def test_who_took_part_in_a_round_that_ended_long_ago_is_forgotten(home: Home, d
         assert counts(session) == [0, 0, 0, 0]
         assert len(session.exec(select(Round)).all()) == len(session.exec(select(Group)).all()) == 1
     assert home.rounds()[0]["result_sha256"] == home.task()["checkpoint_sha256"], "the result stays"
+
+
+def test_members_of_a_group_that_summed_securely_are_forgotten_and_their_keys_are_not(
+    home: Home, database: Database
+) -> None:
+    phones = secure_round(home)
+    meet(home, phones)
+    play(home, phones, lambda _step: phones)
+    home.look()
+    assert home.rounds()[0]["phase"] == "committed"
+
+    def held() -> list[int]:
+        with database.reading() as session:
+            return [
+                session.exec(select(func.count()).select_from(table)).one() for table in (Member, StepRow, MemberKey)
+            ]
+
+    members, steps, keys = held()
+    assert (members, keys) == (len(phones), 2 * len(phones))
+    assert steps >= members
+    assert forget(database, LATER).members == members
+    assert held() == [0, 0, keys], "a key is never taken twice"
 
 
 def test_each_step_forgets_no_more_than_it_may(home: Home, database: Database) -> None:
