@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import anyio.from_thread
 import httpx
 import numpy as np
 from fastapi import FastAPI
@@ -47,7 +46,9 @@ from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.session import Request, Response
 from edge_runtime.session.enrol import Installation, enrol
 from edge_runtime.session.visit import Offer, VisitEnd, Work, visit
+from tests.asgi import answer_of
 from tests.postgres import copy_database, drop_database
+from tests.warm import LOOP, warm
 
 TENANT = "acme"
 POPULATION = "keyboard"
@@ -334,16 +335,13 @@ def make_home(folder: Path, database_url: str = "") -> str:
 def open_home(folder: Path, clock: Clock, token: str, **changes: Any) -> Iterator[Home]:
     """Run the coordinator of a folder in this process; what was there before goes on."""
     app = create_app(settings_in(folder).model_copy(update=changes), now=clock, with_worker=False)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    with (
-        anyio.from_thread.start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
-        portal.wrap_async_context_manager(httpx.AsyncClient(transport=transport, base_url="http://home")) as client,
-    ):
+    warm(app)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://home")
+    with LOOP as portal, portal.wrap_async_context_manager(app.router.lifespan_context(app)):
 
         async def call(method: str, url: str, kwargs: dict[str, Any]) -> httpx.Response | Crash:
             try:
-                return await client.request(method, url, **kwargs)
+                return await answer_of(app, client.build_request(method, url, **kwargs))
             except Crash as crash:
                 return crash
 

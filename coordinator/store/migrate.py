@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ _FOLDER = Path(__file__).parent / "migrations"
 def upgrade(database: Database, revision: str = "head") -> None:
     """Apply every migration that is missing; nothing happens when none is."""
     with _migrating(database) as connection:
+        if revision == "head" and MigrationContext.configure(connection).get_current_heads() == (_newest(),):
+            return
         command.upgrade(_config(connection), revision)
 
 
@@ -70,6 +73,11 @@ def _migrating(database: Database) -> Iterator[Connection]:
         finally:
             if sqlite and switch is not None:
                 switch.execute("PRAGMA foreign_keys=ON")
+
+
+@functools.cache
+def _newest() -> str | None:
+    return ScriptDirectory(str(_FOLDER)).get_current_head()
 
 
 def _config(connection: object) -> Config:

@@ -7,10 +7,18 @@ import pytest
 
 from tests.postgres import Postgres, running
 from tests.programme import PLAN, Clock, Home, Phone, copy_home, forget_home, make_home, open_home, replace
+from tests.warm import LOOP
 
 _ON_BOTH = ("device_reports", "exactly_once", "leaving", "report_parts", "retention", "round", "secure_restarts")
 ON_BOTH = tuple(f"tests.coordinator.test_{name}" for name in _ON_BOTH)
 """Where the database matters, every test runs on both kinds."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loop() -> Iterator[None]:
+    """The event loop of all coordinators that tests open in this process."""
+    with LOOP:
+        yield
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ from tests.programme import (
     open_home,
     replace,
 )
+from tests.warm import LOOP
 
 PHONES = 4
 CLOSE = 1e-3
@@ -87,13 +88,51 @@ def size_of(number: int) -> float:
     return 1.0 + 0.137 * (number % 13)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """A coordinator that does not run, to be copied: it has a model, enrolled phones, and maybe a task."""
+
+    folder: Path
+    checkpoint_sha256: str
+    phones: tuple[Phone, ...]
+
+
+_BEGINNINGS: dict[tuple[Path, Job | None], Beginning] = {}
+
+
+def beginning(template: Path, token: str, job: Job | None) -> Beginning:
+    """What many histories have in common before anything can happen; made once, until `forget_beginnings`."""
+    if (template, job) not in _BEGINNINGS:
+        folder = copy_home(template, template.parent / f"beginning-{len(_BEGINNINGS)}")
+        with open_home(folder, Clock(), token) as home:
+            first = home.publish()
+            phones = tuple(home.phone(number) for number in range(PHONES))
+            if job is not None:
+                start_job(home, job, first)
+                home.look()
+        _BEGINNINGS[template, job] = Beginning(folder, first, phones)
+    return _BEGINNINGS[template, job]
+
+
+def forget_beginnings() -> None:
+    for one in _BEGINNINGS.values():
+        forget_home(one.folder)
+        shutil.rmtree(one.folder)
+    _BEGINNINGS.clear()
+
+
+def start_job(home: Home, job: Job, checkpoint_sha256: str) -> None:
+    home.start_order(home.order(job.plan(), name=job.name, checkpoint_sha256=checkpoint_sha256, **job.settings()))
+
+
 class History:
     """One coordinator's folder, its phones, and what they were told."""
 
     def __init__(self, template: Path, token: str, jobs: Sequence[Job] = ALONE) -> None:
         memory = Path("/dev/shm")
         self._scratch = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-        self._folder = copy_home(template, self._scratch / "home")
+        began = beginning(template, token, jobs[0] if len(jobs) == 1 else None)
+        self._folder = copy_home(began.folder, self._scratch / "home")
         self._token = token
         self._open = contextlib.ExitStack()
         self.seams = Seams()
@@ -108,14 +147,14 @@ class History:
         """Reports that left a phone: who, for what, which bytes."""
         self.tried: dict[Round, set[int]] = defaultdict(set)
         self.acknowledged: dict[Round, set[int]] = defaultdict(set)
+        self.phones = [replace(phone, clock=self.clock) for phone in began.phones]
         self.home = self._start()
-        self._first = self.home.publish()
-        for job in jobs:
-            order = self.home.order(job.plan(), name=job.name, checkpoint_sha256=self._first, **job.settings())
-            self.home.start_order(order)
+        self._first = began.checkpoint_sha256
         self._job_of = {wire.encode(job.plan()): job.name for job in jobs}
-        self.home.look()
-        self.phones = [self.home.phone(number) for number in range(PHONES)]
+        if len(jobs) > 1:
+            for job in jobs:
+                start_job(self.home, job, self._first)
+            self.home.look()
 
     def _start(self) -> Home:
         return self._open.enter_context(open_home(self._folder, self.clock, self._token))
@@ -374,7 +413,9 @@ def template(database: str = "sqlite") -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as server:
         folder = Path(scratch) / "home"
         folder.mkdir()
+        server.enter_context(LOOP)
         url = server.enter_context(running()).new() if database == "postgresql" else ""
+        server.callback(forget_beginnings)
         yield folder, make_home(folder, url)
 
 

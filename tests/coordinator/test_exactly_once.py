@@ -31,7 +31,16 @@ from coordinator.store.tables import Group, Report
 from edge_runtime.protocol.plan import Close
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import sum_lanes
-from tests.coordinator.histories import PHONES, SEAMS_OF_A_STEP, History, Job, die_at_every_point, one_round, play
+from tests.coordinator.histories import (
+    PHONES,
+    SEAMS_OF_A_STEP,
+    History,
+    Job,
+    die_at_every_point,
+    forget_beginnings,
+    one_round,
+    play,
+)
 
 _TEMPLATE: list[tuple[Path, str]] = []
 """Hypothesis makes its machines itself: the folder to copy is put here for them."""
@@ -42,6 +51,12 @@ def _template(made: tuple[Path, str]) -> Iterator[None]:
     _TEMPLATE.append(made)
     yield
     _TEMPLATE.clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _beginnings(made: tuple[Path, str]) -> Iterator[None]:
+    yield
+    forget_beginnings()
 
 
 phones = st.integers(0, PHONES - 1)
@@ -118,11 +133,11 @@ def test_whatever_happens_to_tasks_loses_nothing_and_counts_nothing_twice() -> N
     run_state_machine_as_test(Tasks, settings=few)
 
 
-@pytest.mark.parametrize("first", range(0, 60, 10))
+@pytest.mark.parametrize("first", range(0, 200, 40))
 def test_random_histories_lose_nothing_and_count_nothing_twice(made: tuple[Path, str], kind: str, first: int) -> None:
     """Of one task or two, synchronous and buffered, in one group or in several."""
     told = crashes = 0
-    for seed in range(first, first + (10 if kind == "sqlite" else 3)):
+    for seed in range(first, first + (40 if kind == "sqlite" else 8)):
         history = play(*made, seed, steps=14)
         told += sum(len(phones) for phones in history.acknowledged.values())
         crashes += history.crashes
