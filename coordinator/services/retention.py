@@ -86,7 +86,8 @@ def forget_rounds(session: Session, before: datetime, most: int = STEP) -> Forgo
     ).all()
     for member in members:
         for kind in (StepRow, FaultRow):
-            session.exec(delete(kind).where(kind.group_id == member.group_id, kind.device_id == member.device_id))
+            of_member = (col(kind.group_id) == member.group_id, col(kind.device_id) == member.device_id)
+            session.exec(delete(kind).where(*of_member))
     for row in (*candidates, *sums, *members):
         session.delete(row)
     session.flush()
