@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from coordinator.core.appointments import WINDOW_S, Timing
 from coordinator.core.rounds import SECURE_PHASES, GroupPhase, Standing
@@ -17,7 +17,6 @@ from coordinator.services.faults import is_quarantined, record_fault
 from coordinator.services.group_terms import (
     agreement_of,
     members_of,
-    position_of,
     positions,
     task_of,
     terms_of,
@@ -126,12 +125,14 @@ class _Sent:
     now: datetime
     authority: PublicKey
 
-    def member(self) -> Member:
+    def position(self) -> int:
         """Raises: StepNotAllowed: The device is not in the roster."""
-        member = self.session.get(Member, (self.group.id, self.device.id))
-        if member is None or member.position is None:
+        found = self.session.exec(
+            select(Member.position).where(Member.group_id == self.group.id, Member.device_id == self.device.id)
+        ).first()
+        if found is None:
             raise StepNotAllowed("this device is not in the roster of the group")
-        return member
+        return found
 
     def agreement(self) -> Agreement:
         return agreement_of(self.session, self.group, self.authority)
@@ -150,9 +151,9 @@ def take_step(
     """
     group = group_of(session, device, group_id)
     sha256 = digest(body).hex()
-    row = session.get(StepRow, (group_id, device.id, step.value))
-    if row is not None:
-        if row.sha256 != sha256:
+    kept = _digest_of(session, group_id, device.id, step)
+    if kept is not None:
+        if kept != sha256:
             raise Conflict(f"another {step} of this device is kept already")
         return _TAKEN
     if group.phase not in SECURE_PHASES:
@@ -174,7 +175,7 @@ def group_of(session: Session, device: Device, group_id: str) -> Group:
     asked = session.exec(
         select(Participation.id).where(Participation.group_id == group_id, Participation.device_id == device.id)
     ).first()
-    if group is None or (asked is None and session.get(Member, (group_id, device.id)) is None):
+    if group is None or (asked is None and _digest_of(session, group_id, device.id, Step.JOIN) is None):
         raise GroupEnded("there is no such group for this device")
     return group
 
@@ -201,15 +202,15 @@ def _joins(sent: _Sent) -> None:
 
 
 def _shares(sent: _Sent) -> None:
-    mailbox.taken(sent.agreement(), position_of(sent.member()), wire.decode(Shares, sent.body))
+    mailbox.taken(sent.agreement(), sent.position(), wire.decode(Shares, sent.body))
 
 
 def _complains(sent: _Sent) -> None:
     sharers = who_sent(sent.session, sent.group.id, Step.SHARES)
-    member, agreement = sent.member(), sent.agreement()
+    agreement = sent.agreement()
     if sent.device.id not in sharers:
         raise StepNotAllowed("the group went on without this device: its shares did not come in time")
-    message, me = wire.decode(Complaints, sent.body), position_of(member)
+    message, me = wire.decode(Complaints, sent.body), sent.position()
     members = members_of(sent.session, sent.group.id)
     dealt = _dealt_of_those(sent, agreement, message, sharers)
     for blame in mailbox.judged(agreement, me, message, dealt):
@@ -258,7 +259,7 @@ def _evidence(blame: Blame, me: int, dealt: Mapping[int, Dealt], key: bytes) -> 
 def _confirms(sent: _Sent) -> None:
     agreement = sent.agreement()
     masked = positions(members_of(sent.session, sent.group.id), who_reported(sent.session, sent.group.id))
-    mailbox.check_confirmation(agreement, position_of(sent.member()), masked, wire.decode(Confirmation, sent.body))
+    mailbox.check_confirmation(agreement, sent.position(), masked, wire.decode(Confirmation, sent.body))
 
 
 def _reveals(sent: _Sent) -> None:
@@ -266,7 +267,7 @@ def _reveals(sent: _Sent) -> None:
     members = members_of(session, group.id)
     opening.revealed(
         sent.agreement(),
-        position_of(sent.member()),
+        sent.position(),
         wire.decode(Unmasking, sent.body),
         sharers=positions(members, who_sent(session, group.id, Step.SHARES)),
         masked=positions(members, who_reported(session, group.id)),
@@ -316,13 +317,23 @@ def what_follows(
 
 
 def _has_taken(session: Session, group: Group, device: Device, step: Step) -> bool:
-    member = session.get(Member, (group.id, device.id))
-    if member is None:
-        return False
     if step is Step.MASKED:
-        report = session.get(Report, member.participation_id)
-        return report is not None and report.group_id == group.id
-    return session.get(StepRow, (group.id, device.id, step.value)) is not None
+        held = (
+            select(Report.participation_id)
+            .join(Participation, col(Participation.id) == col(Report.participation_id))
+            .where(Report.group_id == group.id, Participation.device_id == device.id)
+        )
+        return session.exec(held).first() is not None
+    return _digest_of(session, group.id, device.id, step) is not None
+
+
+def _digest_of(session: Session, group_id: str, device_id: str, step: Step) -> str | None:
+    """Of what is kept of a device's step, without the message."""
+    return session.exec(
+        select(StepRow.sha256).where(
+            StepRow.group_id == group_id, StepRow.device_id == device_id, StepRow.step == step.value
+        )
+    ).first()
 
 
 def _roster(session: Session, group: Group, _device: Device, _authority: PublicKey) -> Following:
@@ -331,7 +342,9 @@ def _roster(session: Session, group: Group, _device: Device, _authority: PublicK
 
 
 def _delivery(session: Session, group: Group, device: Device, _authority: PublicKey) -> Following:
-    delivery = session.get_one(Member, (group.id, device.id)).delivery
+    delivery = session.exec(
+        select(Member.delivery).where(Member.group_id == group.id, Member.device_id == device.id)
+    ).one()
     if delivery is None:
         raise GroupEnded("the group's boxes were forgotten")
     return delivery
@@ -378,5 +391,5 @@ def check_report(session: Session, group_id: str | None, device_id: str) -> None
         raise GroupEnded("the group of this report is over, or went on without it")
     if group.phase != GroupPhase.MASKING:
         raise StepNotAllowed(f"the group is {group.phase}; reports are taken while it is {GroupPhase.MASKING}")
-    if session.get(StepRow, (group.id, device_id, Step.SHARES.value)) is None:
+    if _digest_of(session, group.id, device_id, Step.SHARES) is None:
         raise StepNotAllowed("the group went on without this device: its shares did not come in time")

@@ -112,13 +112,6 @@ def size_of(session: Session, group_id: str) -> int:
     ).one()
 
 
-def position_of(member: Member) -> int:
-    """Where a member is in the roster that was fixed."""
-    if member.position is None:
-        raise RuntimeError("the roster is not fixed yet: a bug of the caller")
-    return member.position
-
-
 def thresholds_of(terms: Terms, size: int) -> tuple[int, int]:
     """Of a group of this size: the shares that rebuild a secret, and the members with whom it can go on."""
     shared = sharing(

@@ -214,7 +214,7 @@ def _answered(session: Session, group: Group) -> set[str]:
 
 
 def advance(session: Session, group_id: str, now: datetime, authority: PublicKey, charge: Charge) -> bool:
-    """Let a group do what is due. Whether anything changed.
+    """Let a group do what is due. Whether its members are to hear of it.
 
     Not the end of its last phase: for that its sum is opened first.
     """
@@ -225,7 +225,8 @@ def advance(session: Session, group_id: str, now: datetime, authority: PublicKey
     if move is Move.HURRY:
         group.step_deadline_at = now + grace(phase)
         session.add(group)
-    elif move is Move.ABORT:
+        return False
+    if move is Move.ABORT:
         _note_silence(session, group, now)
         end_group(session, group, TOO_FEW[phase], now)
     else:
