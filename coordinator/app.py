@@ -169,7 +169,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.add_middleware(Observed, metrics=app.state.metrics, access=settings.access_log)
     answer_with_problems(app)
     app.state.desk = desk
-    app.door = CheckInDoor(desk, bell, settings.hold_s)
+    app.door = Observed(CheckInDoor(desk, bell, settings.hold_s), app.state.metrics, settings.access_log)
     app.include_router(device.router)
     app.include_router(groups.router)
     app.include_router(operator.router)

@@ -15,7 +15,7 @@ from typing import Final
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.api.bell import Bell
 from coordinator.api.desk import Desk, DeskFull
@@ -31,8 +31,12 @@ from edge_runtime.protocol.signing import claimed, verify_body
 BUSY_AFTER_S: Final = 60.0
 BUSY_SPREAD_S: Final = 540.0
 """Who is turned away comes back within ten minutes, and not with all the others."""
-TURNING_AWAY_S: Final = 0.5
-"""A peer that ignores the window and asks again at once takes the core from those who wait; it has to wait, too."""
+TURNING_AWAY_S: Final = 5.0
+"""A peer that ignores the window and asks again at once takes the core from those who wait; it has to wait, too.
+
+Turning one away costs a third of answering one: connections / this is how many a second there are at most."""
+_LOOK_S: Final = 1.0
+"""How soon those who are turned away notice that the process is to stop."""
 
 
 class CheckInDoor:
@@ -64,7 +68,7 @@ class CheckInDoor:
         try:
             answer = await self._desk.ask(knock)
         except DeskFull:
-            await asyncio.sleep(TURNING_AWAY_S)
+            await _wait_to_turn_away(scope)
             return _turned_away(knock.message.version)
         with contextlib.suppress(DeskFull):  # it keeps the answer that it has
             while worth_holding(answer, self._hold_s) and (left_s := limit - time.monotonic()) > 0:
@@ -82,13 +86,14 @@ class CheckInDoor:
 class DevicesFirst(FastAPI):
     """An application whose check-ins go in by the door, and everything else by its router."""
 
-    door: CheckInDoor
+    door: ASGIApp
+    """The door, counted and logged as every other route is."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != CHECK_IN_PATH or scope["method"] != "POST":
             await super().__call__(scope, receive, send)
             return
-        scope["app"] = self
+        scope["app"], scope["endpoint"] = self, self.door
         try:
             await self.door(scope, receive, send)
         except ClientDisconnect:
@@ -96,6 +101,13 @@ class DevicesFirst(FastAPI):
         except Exception as bug:
             sorry = await self.exception_handlers[Exception](Request(scope), bug)  # type: ignore[misc]
             await sorry(scope, receive, send)
+
+
+async def _wait_to_turn_away(scope: Scope) -> None:
+    left_s = TURNING_AWAY_S
+    while left_s > 0 and not scope["app"].state.draining:
+        await asyncio.sleep(min(left_s, _LOOK_S))
+        left_s -= _LOOK_S
 
 
 @functools.cache

@@ -35,7 +35,7 @@ class Observed:
             return
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         named = headers.get(b"x-request-id", b"")
-        name = named if _GIVEN.fullmatch(named) else f"{self._prefix}-{next(self._numbers):x}".encode()
+        name = named if named and _GIVEN.fullmatch(named) else f"{self._prefix}-{next(self._numbers):x}".encode()
         token = request_id.set(name.decode())
         began = time.perf_counter()
         status = 500
@@ -68,5 +68,7 @@ def _template(scope: Scope) -> str:
     """The path with names in place of what varies, as the description of the API has it; "none" if nothing is there."""
     if "endpoint" not in scope:
         return "none"
-    names = {value: f"{{{name}}}" for name, value in scope.get("path_params", {}).items()}
+    if not scope.get("path_params"):
+        return str(scope["path"])
+    names = {value: f"{{{name}}}" for name, value in scope["path_params"].items()}
     return "/".join(names.get(part, part) for part in scope["path"].split("/"))

@@ -11,9 +11,8 @@ import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from coordinator.app import create_app
+from coordinator.commands.draining import server_of
 from coordinator.services import checkins
 from coordinator.settings import Settings
 
@@ -26,11 +25,8 @@ def main() -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
-    app = create_app(Settings(data_dir=Path(folder), hold_s=20 if "hold" in rest else 0, free_disk_bytes=0))
-    config = uvicorn.Config(
-        app, access_log=False, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=2
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    settings = Settings(data_dir=Path(folder), hold_s=20 if "hold" in rest else 0, free_disk_bytes=0)
+    server_of(create_app(settings), settings).run(sockets=[listening])
 
 
 if __name__ == "__main__":

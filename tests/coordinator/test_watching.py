@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator.logs import AccessLog, JsonLines, LogForm, request_id, start_logging
 from coordinator.settings import Settings, unknown_variables
 from coordinator.store import migrate
-from tests.coordinator.asking import assigned, refusal, send_report
-from tests.programme import Home
+from edge_runtime.protocol.checkin import CHECK_IN_PATH
+from tests.coordinator.asking import ask, assigned, offer, refusal, send_report
+from tests.programme import Home, Phone
 
 
 def scraped(home: Home) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -50,6 +51,23 @@ def test_metrics_count_requests_by_template_and_say_how_rounds_stand(home: Home)
     home.clock.forward(60)
     assert scraped(home)["edgewise_oldest_round_seconds", ()] == 60
     assert scraped(home)["edgewise_worker_silence_seconds", ()] >= 60
+
+
+def test_check_ins_are_counted_and_named_like_every_other_request(home: Home, phone: Phone) -> None:
+    home.publish()
+    given = ask(home, phone, "POST", CHECK_IN_PATH, offer(phone), x_request_id="mine-3")
+    assert (given.status_code, given.headers["x-request-id"]) == (200, "mine-3")
+    refused = ask(home, phone, "POST", CHECK_IN_PATH, b"{}")
+    assert refused.headers["x-request-id"]
+    found = scraped(home)
+
+    def answered(status: int) -> float:
+        labels = (("method", "POST"), ("route", CHECK_IN_PATH), ("status", str(status)))
+        return found["edgewise_http_requests_total", labels]
+
+    assert (answered(200), answered(refused.status_code)) == (1, 1)
+    assert found["edgewise_http_request_seconds_count", (("route", CHECK_IN_PATH),)] == 2
+    assert found["edgewise_http_received_bytes_total", (("route", CHECK_IN_PATH),)] == len(offer(phone)) + 2
 
 
 def test_metrics_hold_nothing_of_one_device_or_tenant(home: Home) -> None:

@@ -43,6 +43,10 @@ class Process:
         self.line = self._process.stdout.readline().strip()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def address(self) -> str:
         assert "listening on http://" in self.line, self._process.communicate()[1]
         return self.line.split()[-1]
