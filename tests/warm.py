@@ -22,7 +22,7 @@ _STATEMENTS: dict[str, dict[object, object]] = {}
 def warm(app: FastAPI) -> None:
     """Give a new application what an earlier one has worked out."""
     _share_routers(app)
-    _share_statements(app.state.parts.database.engine)
+    share_statements(app.state.parts.database.engine)
 
 
 def _share_routers(app: FastAPI) -> None:
@@ -35,7 +35,7 @@ def _share_routers(app: FastAPI) -> None:
     app.router.routes[:] = [*own, *_ROUTERS]
 
 
-def _share_statements(engine: Engine) -> None:
+def share_statements(engine: Engine) -> None:
     """What SQLAlchemy compiled belongs to a dialect; it is shared as soon as its engine has asked its database."""
     first = _ENGINES.setdefault(engine.dialect.name, engine)
     if first.dialect.server_version_info is not None:

@@ -28,6 +28,7 @@ from edge_runtime.protocol.keys import SigningKey, device_id, digest
 from edge_runtime.protocol.signing import claimed, sign_request
 from tests.coordinator.one_by_one import Told, told_one
 from tests.programme import PLAN, POPULATION, TENANT, Clock, make_home, open_home, replace, settings_in
+from tests.warm import share_statements
 
 PHONES = 5
 TASKS = ("first", "second", "third")
@@ -105,6 +106,7 @@ def worlds(template: Path, tmp_path: Path) -> Iterator[Callable[[], tuple[World,
             shutil.copytree(template, folder)
             clock = Clock()
             opened.append(World(Database(settings_in(folder).sqlalchemy_url(), clock=clock), clock))
+            share_statements(opened[-1].database.engine)
             found.append(opened[-1])
         return found[0], found[1]
 
