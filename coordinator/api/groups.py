@@ -54,7 +54,8 @@ async def trained(participation: str, request: Request, parts: PartsOf) -> Respo
     async def asked() -> Appointment:
         return await as_device(request, parts, claim, first)
 
-    return message(await _held(request, parts, asked, again, worth_holding))
+    found = await _held(request, parts, asked, again, worth_holding)
+    return message(found)
 
 
 @router.post(_STEP_PATH)

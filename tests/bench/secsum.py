@@ -34,6 +34,7 @@ from edge_runtime.protocol.secure_sum.opening import Revelation
 from edge_runtime.protocol.secure_sum.participant import Seat, Secrets
 from edge_runtime.protocol.secure_sum.roster import Entry, sign_certificate
 from edge_runtime.protocol.secure_sum.transcript import Agreement, Floors, Terms, agree, join
+from tests.bench import group_round
 from tests.bench.measure import Row, cpu_s
 
 PARAMETERS: Final = 1_000_000
@@ -44,7 +45,7 @@ SIZES: Final = (2_000, 4_097, 100_000, PARAMETERS)
 """Parameters of the reports whose length is compared. Below 1,100 header and zero lanes weigh more than that."""
 
 
-def rows(_folder: Path) -> list[Row]:
+def rows(folder: Path) -> list[Row]:
     hundred = _group(100, corrupt_permille=100)
     return [
         _device(hundred),
@@ -54,6 +55,7 @@ def rows(_folder: Path) -> list[Row]:
         _memory(hundred, gone=10),
         _coordinator("secsum.coordinator_n1000", _group(1000, corrupt_permille=50), gone=50, bound=1.5),
         _report_bytes(),
+        group_round.row(folder),
     ]
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sqlmodel import Session, select
 
 from coordinator.core.secure_groups import TAKEN_IN
+from coordinator.services import retention
+from coordinator.store.group_tables import Member, MemberKey, StepRow
 from edge_runtime.protocol.group import Step
 from edge_runtime.protocol.reasons import Outcome
 from tests.coordinator.asking import refusal, send_outcome
@@ -15,6 +18,7 @@ from tests.coordinator.secure import (
     SecurePhone,
     end_phase,
     groups_of,
+    in_database,
     meet,
     pass_time,
     plain_sum,
@@ -144,6 +148,24 @@ def test_a_group_that_ends_costs_only_itself(home: Home) -> None:
     assert sorted(ends, key=str) == [("aborted", "too-few-shared"), ("summed", None)]
     moved = weights_of(home, first["result_sha256"]) - FIRST_WEIGHTS
     assert np.allclose(moved[2:], np.array(plain_sum(kept)[:-4]) / secure_plan(SIX).lanes().scale / SIX, atol=1e-6)
+
+
+def test_who_was_in_a_group_is_forgotten_with_its_round(home: Home) -> None:
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    play(home, phones, lambda _step: phones)
+    home.look()
+
+    def left(session: Session) -> list[int]:
+        return [len(session.exec(select(kind)).all()) for kind in (Member, StepRow, MemberKey)]
+
+    assert in_database(home, left) == [SIX, 5 * SIX, 2 * SIX]
+    home.clock.forward(3600)
+    home.look()  # the reports' blobs are deleted
+    with home.app.state.parts.database.writing() as session:
+        while retention.forget_rounds(session, home.clock.at):
+            session.flush()
+    assert in_database(home, left) == [0, 0, 2 * SIX], "keys stay, so that none is taken twice"
 
 
 def test_too_few_phones_are_told_so_and_nothing_is_summed_in_plain(home: Home) -> None:
