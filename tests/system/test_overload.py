@@ -25,7 +25,7 @@ from tests.system.test_coordinator_process import begin_task, home_in, operator,
 MAY_WAIT = 16
 ANSWERED = 800
 LEAST_SHARE = 0.5
-"""Of the rate a CPU second without overload: 1.0 to 1.2 is measured, and .27 if those who are turned away do not wait."""
+"""Of the rate a CPU second without overload: 1.0 to 1.2 is measured; .27 if nobody waits to be turned away."""
 
 
 @pytest.fixture
