@@ -16,6 +16,7 @@ from edge_runtime.protocol.measures import encode_measures
 from edge_runtime.protocol.plan import Kind, MetricRange
 from tests.coordinator.asking import check_in, report_of, send_report
 from tests.coordinator.running import begun, reported, rounds_of
+from tests.coordinator.test_secure_restarts import SECURE_POINTS
 from tests.programme import PLAN, TASK, TENANT, Crash, Home, one_hot, replace
 
 ALONE = replace(PLAN, goal=1, min_reports=1)
@@ -157,7 +158,13 @@ OF_A_BLOB = {
     CrashPoint.REPORT_RECORDED,
 }
 """Passed once each time; the others are passed before and after a commit."""
-PASSINGS = [(point, passing) for point in CrashPoint for passing in (1, 2) if passing == 1 or point not in OF_A_BLOB]
+PASSINGS = [
+    (point, passing)
+    for point in CrashPoint
+    for passing in (1, 2)
+    if point not in SECURE_POINTS and (passing == 1 or point not in OF_A_BLOB)
+]
+"""All but those of groups that sum securely: `test_secure_restarts.py` dies at each of these."""
 
 
 @pytest.mark.parametrize(("point", "passing"), PASSINGS)
