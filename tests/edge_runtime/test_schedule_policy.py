@@ -111,6 +111,7 @@ def test_the_codes_of_blockers_and_the_bytes_of_the_policy_are_frozen() -> None:
         "participations-spent",
         "slice-ended",
         "system-stopped",
+        "appointment-ahead",
     ]
     assert wire.encode(Policy(quiet_hours=(7, 8), max_participations=3)) == (
         b'{"battery_floor":0.3,"daily_battery_share":0.05,"daily_bytes":200000000,"daily_seconds":1800.0,'
