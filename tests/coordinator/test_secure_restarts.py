@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 from sqlalchemy import LargeBinary, select
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel
+from sqlmodel import select as sql_select
 
 from coordinator.store.blobs import FolderBlobs
 from coordinator.store.crash_points import CrashPoint, hooked
+from coordinator.store.group_tables import FaultRow
+from coordinator.store.tables import Group
+from edge_runtime.protocol.errors import Conflict
 from edge_runtime.protocol.group import Step
+from tests.coordinator.asking import refusal
 from tests.coordinator.secure import (
     SIX,
     STEPS,
@@ -27,7 +32,7 @@ from tests.coordinator.secure import (
     secure_round,
     sums_seen,
 )
-from tests.programme import Clock, Crash, Home, copy_home, forget_home, open_home
+from tests.programme import START, Clock, Crash, Home, copy_home, forget_home, open_home
 
 Act = Callable[[SecurePhone], Any]
 
@@ -206,3 +211,83 @@ def test_no_secret_of_a_phone_is_ever_stored_or_logged(
     bodies = in_database(home, lambda s: s.connection().exec_driver_sql("SELECT body FROM group_steps").scalars().all())
     assert bodies
     assert not any(bodies), "what members sent is forgotten when the group ends"
+
+
+def confirmed_by_all(home: Home) -> list[SecurePhone]:
+    """Six who have confirmed; the worker has not looked since."""
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    for step in STEPS[:4]:
+        if step is not Step.JOIN:
+            home.look()
+        for phone in phones:
+            phone.take(step)
+    return phones
+
+
+def charges(home: Home) -> list[str]:
+    def kept(session: Session) -> list[str]:
+        return [row.fault for row in session.exec(sql_select(FaultRow)).all()]
+
+    return in_database(home, kept)
+
+
+def test_the_charge_and_the_unmasking_commit_together_or_not_at_all(home: Home) -> None:
+    """Twice the coordinator dies within the transaction: neither is there. When shares may be asked for, both are."""
+    phones = confirmed_by_all(home)
+
+    def charge(session: Session, group: Group) -> None:
+        device = phones[0].device_id
+        session.add(
+            FaultRow(
+                group_id=group.id, device_id=device, fault="charged", other_device_id=device, evidence=b"", at=START
+            )
+        )
+
+    home.app.state.worker._groups._charge = charge
+    passed: list[tuple[str, list[str]]] = []
+
+    def die(point: CrashPoint) -> None:
+        if point is CrashPoint.GROUP_MOVED:
+            passed.append((point, []))
+            if len(passed) <= 2:
+                raise Crash
+
+    with hooked(die):
+        with pytest.raises(Crash):
+            home.look()
+        assert (groups_of(home)[0].phase, charges(home)) == ("confirming", []), "it died within the transaction"
+        passed[:] = []
+        with pytest.raises(Crash):
+            home.look()
+    passed[:] = [("", [])] * 2
+    home.look()
+    assert (groups_of(home)[0].phase, charges(home)) == ("unmasking", ["charged"])
+    for phone in phones:
+        phone.take(Step.UNMASKING)
+    home.look()
+    assert (groups_of(home)[0].phase, charges(home)) == ("summed", ["charged"])
+
+
+def test_a_sum_that_the_ledger_does_not_allow_is_never_opened(home: Home) -> None:
+    phones = confirmed_by_all(home)
+
+    def charge(session: Session, group: Group) -> None:
+        session.add(
+            FaultRow(
+                group_id=group.id,
+                device_id=phones[0].device_id,
+                fault="half",
+                other_device_id="",
+                evidence=b"",
+                at=START,
+            )
+        )
+        session.flush()
+        raise Conflict("the budget is spent")
+
+    home.app.state.worker._groups._charge = charge
+    home.look()
+    assert (groups_of(home)[0].phase, groups_of(home)[0].ended_because) == ("aborted", "not-charged")
+    assert charges(home) == [], "what the hook wrote is undone"
+    assert refusal(phones[0].get(Step.CONFIRMATION)) == "group-ended"
