@@ -7,10 +7,13 @@ import pytest
 from sqlmodel import Session, select
 
 from coordinator.core.secure_groups import TAKEN_IN
-from coordinator.services import retention
+from coordinator.services import retention, secure_groups
+from coordinator.store.blobs import Blobs
 from coordinator.store.group_tables import Member, MemberKey, StepRow
+from coordinator.store.tables import Group
 from edge_runtime.protocol.group import Step
 from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.lanes import LaneVector
 from tests.coordinator.asking import refusal, send_outcome
 from tests.coordinator.secure import (
     SIX,
@@ -239,3 +242,22 @@ def test_sums_of_another_model_spoil_the_zero_lanes_and_the_group_ends_by_name(h
     assert (groups_of(home)[0].phase, groups_of(home)[0].ended_because) == ("aborted", "zero-lanes")
     assert home.task()["model_version"] == 0
     assert refusal(phones[1].get(Step.UNMASKING)) == "group-ended"
+
+
+def test_a_report_that_is_added_twice_spoils_the_sum_and_never_becomes_an_update(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mutant of our own sums: masks cancel only if every report is there exactly once."""
+    right = secure_groups.group_total
+
+    def twice(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:
+        total = right(session, blobs, tenant, group)
+        return total + total
+
+    monkeypatch.setattr(secure_groups, "group_total", twice)
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    with sums_seen(home) as sums:
+        play(home, phones, lambda _step: phones)
+    assert (groups_of(home)[0].ended_because, sums) == ("zero-lanes", [])
+    assert home.task()["model_version"] == 0
