@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, func, select
 
 from coordinator.core.rounds import Standing
 from coordinator.core.secure_groups import REMEMBERED, quarantine_for
@@ -75,10 +75,3 @@ def release(session: Session, participation: Participation, now: datetime) -> No
         participation.outcome = Outcome.QUARANTINED
         participation.ended_at = now
     session.add(participation)
-
-
-def faults_of(session: Session, device_id: str) -> list[FaultRow]:
-    """What a device did, the latest first."""
-    return list(
-        session.exec(select(FaultRow).where(FaultRow.device_id == device_id).order_by(col(FaultRow.at).desc())).all()
-    )

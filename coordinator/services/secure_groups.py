@@ -51,7 +51,7 @@ from coordinator.services.running import read_plan
 from coordinator.services.sums import OPENED, group_total, is_group_added, record_chunk, sum_blob
 from coordinator.store.blobs import Blobs
 from coordinator.store.group_tables import Member, StepRow
-from coordinator.store.tables import Group, Participation, Report, Round, Task
+from coordinator.store.tables import Group, Participation, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import Refusal
 from edge_runtime.protocol.group import Step
@@ -412,11 +412,6 @@ def _blame(session: Session, group: Group, blamed: Sequence[tuple[Blame, Mapping
     for blame, evidence in blamed:
         other = members[blame.other].device_id
         record_fault(session, group, members[blame.member].device_id, blame.fault, now, other=other, evidence=evidence)
-
-
-def reports_in(session: Session, group_id: str) -> int:
-    """Masked reports of a group."""
-    return session.exec(select(func.count()).where(Report.group_id == group_id)).one()
 
 
 def secure_plan(session: Session, task_id: str) -> Plan | None:
