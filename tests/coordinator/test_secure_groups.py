@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import Session, select
 
 from coordinator.core.secure_groups import TAKEN_IN
-from coordinator.services import retention, secure_groups
+from coordinator.services import retention, secure_groups, sums
 from coordinator.store.blobs import Blobs
 from coordinator.store.group_tables import Member, MemberKey, StepRow
 from coordinator.store.tables import Group
@@ -248,7 +248,7 @@ def test_a_report_that_is_added_twice_spoils_the_sum_and_never_becomes_an_update
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mutant of our own sums: masks cancel only if every report is there exactly once."""
-    right = secure_groups.group_total
+    right = sums.group_total
 
     def twice(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:
         total = right(session, blobs, tenant, group)
@@ -257,7 +257,7 @@ def test_a_report_that_is_added_twice_spoils_the_sum_and_never_becomes_an_update
     monkeypatch.setattr(secure_groups, "group_total", twice)
     phones = secure_round(home, SIX)
     meet(home, phones)
-    with sums_seen(home) as sums:
+    with sums_seen(home) as seen:
         play(home, phones, lambda _step: phones)
-    assert (groups_of(home)[0].ended_because, sums) == ("zero-lanes", [])
+    assert (groups_of(home)[0].ended_because, seen) == ("zero-lanes", [])
     assert home.task()["model_version"] == 0
