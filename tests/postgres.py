@@ -176,6 +176,14 @@ def _give_up(program: str, said: str) -> NoReturn:
     )
 
 
+def _copied(installed: Path, folder: Path) -> Path:
+    """A copy that anybody can run. The wheel keeps the programs' libraries beside its package: so does the copy."""
+    libraries = installed.parents[1] / "pgserver.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return Path(shutil.copytree(installed, folder / "pgserver" / "pginstall"))
+
+
 def _programs(folder: Path, user: int | None) -> Path:
     """The folder of `initdb` and `pg_ctl`, where the user who is to run them can.
 
@@ -188,9 +196,7 @@ def _programs(folder: Path, user: int | None) -> Path:
         reachable = user is None or all(
             place.stat().st_mode & 0o005 == 0o005 for place in (installed, *installed.parents)
         )
-        if not reachable:
-            installed = Path(shutil.copytree(installed, folder / "pginstall"))
-        return installed / "bin"
+        return (installed if reachable else _copied(installed, folder)) / "bin"
     found = shutil.which("pg_ctl")
     if found is None:
         pytest.fail(
