@@ -12,7 +12,7 @@ import pytest
 from sqlmodel import select
 
 from coordinator.api import check_in as door
-from coordinator.api.desk import LARGEST_BATCH, Desk, DeskFull, Told
+from coordinator.api.desk import LARGEST_BATCH, Desk, DeskFull
 from coordinator.services.checkins import CheckIns, Knock
 from coordinator.store.database import Database
 from coordinator.store.tables import Nonce
@@ -25,6 +25,7 @@ from tests.coordinator.asking import ask, check_in, offer, refusal
 from tests.programme import POPULATION, Clock, Home, Phone, open_home
 
 CLAIM = SignedBy(keyid="0" * 32, created=0, nonce="0" * 32, body_digest=bytes(32), signature=bytes(64))
+Told = CheckInAnswer | Refusal
 ANSWER = CheckInAnswer(version=1, assignment=None, retry=RetryWindow(reason=Wait.NO_TASK, after_s=60, spread_s=0))
 
 
