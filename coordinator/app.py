@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from fastapi import FastAPI
@@ -67,15 +67,17 @@ def read_authority(settings: Settings) -> SigningKey | None:
     return SigningKey(raw)
 
 
-def desk_of(settings: Settings, database: Database, now: Callable[[], datetime]) -> Desk[Knock, CheckInAnswer]:
-    """The check-in desk of this process."""
+def check_ins_of(
+    settings: Settings, database: Database, now: Callable[[], datetime]
+) -> tuple[CheckIns, Desk[Knock, CheckInAnswer]]:
+    """What answers the check-ins of this process, and the desk where they wait for it."""
 
     def answer(knocks: Sequence[Knock]) -> list[CheckInAnswer | Refusal]:
         return check_ins.answer(knocks)
 
-    desk = Desk(answer, settings.most_waiting)
+    desk: Desk[Knock, CheckInAnswer] = Desk(answer, settings.most_waiting)
     check_ins = CheckIns(database, now, Pace(Limits(), settings.check_ins_per_s, desk.waiting))
-    return desk
+    return check_ins, desk
 
 
 def blobs_of(settings: Settings) -> Blobs:
@@ -116,63 +118,69 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         connections=settings.database_connections,
         clock=None if now is utc_now else now,
     )
-    now = database.now
-    blobs = blobs_of(settings)
-    key = read_key(settings)
-    bell = Bell()
-    desk = desk_of(settings, database, now)
+    parts = Parts(
+        database=database,
+        blobs=blobs_of(settings),
+        key=read_key(settings),
+        now=database.now,
+        bell=Bell(),
+        hold_s=settings.hold_s,
+        authority=read_authority(settings),
+    )
     # On PostgreSQL the bell is rung by what transactions tell, this process's own too.
-    worker = create_worker(settings, database, blobs, (lambda: None) if database.is_postgres else bell.ring)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        migrate.upgrade(database)
-        worker.resume()
-        bell.attach()
-        if with_worker:
-            worker.start()
-        try:
-            async with hearing(database, bell.ring):
-                yield
-        finally:
-            worker.stop()
-            desk.close()
-            database.close()
-
+    worker = create_worker(settings, database, parts.blobs, (lambda: None) if database.is_postgres else parts.bell.ring)
+    check_ins, desk = check_ins_of(settings, database, parts.now)
     app = DevicesFirst(
         title="Edgewise coordinator",
         version="1",
-        lifespan=lifespan,
+        lifespan=_lifespan(parts, worker, desk, with_worker=with_worker),
         docs_url="/docs",
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         generate_unique_id_function=operation_id,
     )
-    app.state.parts = Parts(
-        database=database,
-        blobs=blobs,
-        key=key,
-        now=now,
-        bell=bell,
-        hold_s=settings.hold_s,
-        authority=read_authority(settings),
-    )
-    app.state.worker = worker
+    app.state.parts, app.state.worker, app.state.desk = parts, worker, desk
     app.state.draining = False
     app.state.metrics_token = settings.metrics_token
-
-    def read_gauges() -> Reading:
-        with database.reading() as session:
-            return gauges(session, now())
-
-    app.state.metrics = Metrics(read_gauges)
-    app.add_middleware(Observed, metrics=app.state.metrics, access=settings.access_log)
-    answer_with_problems(app)
-    app.state.desk = desk
-    app.door = Observed(CheckInDoor(desk, bell, settings.hold_s), app.state.metrics, settings.access_log)
-    app.include_router(device.router)
-    app.include_router(groups.router)
-    app.include_router(operator.router)
-    app.include_router(health.router)
-    describe(app)
+    app.state.metrics = metrics = Metrics(_gauges_of(parts))
+    app.add_middleware(Observed, metrics=metrics, access=settings.access_log)
+    door = CheckInDoor(desk, check_ins.turn_away, parts.bell, settings.hold_s)
+    app.door = Observed(door, metrics, settings.access_log)
+    _route(app)
     return app
+
+
+def _lifespan(
+    parts: Parts, worker: Worker, desk: Desk[Knock, CheckInAnswer], *, with_worker: bool
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        migrate.upgrade(parts.database)
+        worker.resume()
+        parts.bell.attach()
+        if with_worker:
+            worker.start()
+        try:
+            async with hearing(parts.database, parts.bell.ring):
+                yield
+        finally:
+            worker.stop()
+            desk.close()
+            parts.database.close()
+
+    return lifespan
+
+
+def _gauges_of(parts: Parts) -> Callable[[], Reading]:
+    def read() -> Reading:
+        with parts.database.reading() as session:
+            return gauges(session, parts.now())
+
+    return read
+
+
+def _route(app: FastAPI) -> None:
+    answer_with_problems(app)
+    for router in (device.router, groups.router, operator.router, health.router):
+        app.include_router(router)
+    describe(app)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Final
 
 from fastapi import FastAPI
@@ -23,14 +24,10 @@ from coordinator.api.parts import body_of, device_headers, target_of
 from coordinator.api.problems import problem_response
 from coordinator.services.checkins import Knock, worth_holding
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer, RetryWindow
+from edge_runtime.protocol.checkin import CHECK_IN_PATH, CheckIn, CheckInAnswer
 from edge_runtime.protocol.errors import Refusal
-from edge_runtime.protocol.reasons import Wait
 from edge_runtime.protocol.signing import claimed, verify_body
 
-BUSY_AFTER_S: Final = 60.0
-BUSY_SPREAD_S: Final = 540.0
-"""Who is turned away comes back within ten minutes, and not with all the others."""
 TURNING_AWAY_S: Final = 5.0
 """A peer that ignores the window and asks again at once takes the core from those who wait; it has to wait, too.
 
@@ -40,10 +37,21 @@ _LOOK_S: Final = 1.0
 
 
 class CheckInDoor:
-    """Answers check-ins at the desk."""
+    """Answers check-ins at the desk.
 
-    def __init__(self, desk: Desk, bell: Bell, hold_s: float) -> None:
+    Args:
+        turn_away: What a check-in hears when the desk is full.
+    """
+
+    def __init__(
+        self,
+        desk: Desk[Knock, CheckInAnswer],
+        turn_away: Callable[[CheckIn], CheckInAnswer],
+        bell: Bell,
+        hold_s: float,
+    ) -> None:
         self._desk = desk
+        self._turn_away = turn_away
         self._bell = bell
         self._hold_s = hold_s
 
@@ -69,7 +77,7 @@ class CheckInDoor:
             answer = await self._desk.ask(knock)
         except DeskFull:
             await _wait_to_turn_away(scope)
-            return _turned_away(knock.message.version)
+            return self._turn_away(knock.message)
         with contextlib.suppress(DeskFull):  # it keeps the answer that it has
             while worth_holding(answer, self._hold_s) and (left_s := limit - time.monotonic()) > 0:
                 if scope["app"].state.draining:
@@ -108,12 +116,6 @@ async def _wait_to_turn_away(scope: Scope) -> None:
     while left_s > 0 and not scope["app"].state.draining:
         await asyncio.sleep(min(left_s, _LOOK_S))
         left_s -= _LOOK_S
-
-
-@functools.cache
-def _turned_away(version: int) -> CheckInAnswer:
-    window = RetryWindow(reason=Wait.BUSY, after_s=BUSY_AFTER_S, spread_s=BUSY_SPREAD_S)
-    return CheckInAnswer(version=version, assignment=None, retry=window)
 
 
 def _written(answer: CheckInAnswer) -> bytes:

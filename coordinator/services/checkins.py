@@ -6,8 +6,7 @@ A batch does what its check-ins would do one after another; `tests/coordinator/o
 from __future__ import annotations
 
 import functools
-import hashlib
-import hmac
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +15,6 @@ from typing import Final
 from sqlmodel import Session
 
 from coordinator.core.choice import Contender, choose, telling, unfit
-from coordinator.core.pacing import unit_of
 from coordinator.core.rounds import OPEN_STANDINGS, Phase, Standing
 from coordinator.core.tasks import TaskState
 from coordinator.services import checkin_rows as rows
@@ -78,7 +76,10 @@ class CheckIns:
         """
         with self._database.reading() as session:
             keys = rows.keys_of(session, {knock.claim.keyid for knock in knocks})
-            came = [keys[knock.claim.keyid][1] for knock in knocks if knock.claim.keyid in keys]
+            came: Counter[Home] = Counter()
+            for knock in knocks:  # who was held has come once
+                if knock.claim.keyid in keys:
+                    came[keys[knock.claim.keyid][1]] += not knock.again
             self._pace.look(session, came, self._now())
         told: dict[int, CheckInAnswer | Refusal] = {}
         for place, knock in enumerate(knocks):
@@ -91,6 +92,11 @@ class CheckIns:
             self._pace.written()
             told.update(zip(proven, found, strict=True))
         return [told[place] for place in range(len(knocks))]
+
+    def turn_away(self, message: CheckIn) -> CheckInAnswer:
+        """Send a check-in away that there is no room for, unread; at once, on the event loop."""
+        window = self._pace.turn_away(message.population, message.visit)
+        return _waiting(message.version, None, Wait.BUSY, window.after_s, window.spread_s)
 
     def _unproven(self, knock: Knock, keys: Mapping[str, tuple[bytes, Home]]) -> Refusal | None:
         if knock.claim.keyid not in keys:
@@ -288,8 +294,7 @@ class _Batch:
         if after_s is not None:
             spread_s = after_s * SPREAD_SHARE
         else:
-            unit = unit_of(_digest(programme.bucket_key, knock.message.visit))
-            paced = self._pace.plan(device.home).window(unit)
+            paced = self._pace.window(device.home, knock.message.visit)
             after_s, spread_s = paced.after_s, paced.spread_s
         return _waiting(knock.message.version, programme.policy, reason, after_s, spread_s)
 
@@ -324,7 +329,3 @@ def _contender(round_: OpenRound, task: Running) -> Contender:
         pool_size=task.settings.pool_size,
         candidates=round_.candidates,
     )
-
-
-def _digest(key: bytes, visit: str) -> bytes:
-    return hmac.digest(key, b"edgewise/pacing/v1\0" + visit.encode(), hashlib.sha256)

@@ -6,7 +6,9 @@ into the population's row every few seconds; of two replicas that write at once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,7 +18,7 @@ from sqlmodel import Session, col
 
 from coordinator.core import arrivals, schedule_windows
 from coordinator.core.arrivals import HOUR_S, Arrivals
-from coordinator.core.pacing import Goals, Limits, Load, Plan, pace
+from coordinator.core.pacing import Goals, Limits, Load, Plan, Window, pace, unit_of
 from coordinator.core.tasks import TaskState
 from coordinator.services.running import Home, Programme, Running, programme_of
 from coordinator.store.tables import Device, Population
@@ -25,23 +27,39 @@ PLAN_S: Final = 1.0
 OBSERVE_S: Final = 5.0
 COUNT_S: Final = 60.0
 """How long a number of devices is used: counting a million takes a while."""
+STRANGE: Final = Window(60.0, 540.0)
+"""Of who is turned away unread by a process that has no plan of its population yet."""
+
+
+@dataclass(slots=True)
+class _Door:
+    """What the event loop needs of a population: it turns away while another thread works on a batch.
+
+    The loop alone adds to `turned_away`, and the other thread alone replaces the plan.
+    """
+
+    plan: Plan
+    key: bytes
+    turned_away: int = 0
 
 
 @dataclass(slots=True)
 class _Paced:
     """One population, as this process sees it."""
 
-    plan: Plan
+    door: _Door
     made_at: datetime
     devices: int
     counted_at: datetime
     came: int = 0
-    """Check-ins that are not yet in the population's row."""
+    """Check-ins that are not yet in the population's row; those that were turned away are not in it."""
+    away: int = 0
+    """Of those turned away at the door, how many are in the row."""
     unwritten: bytes | None = None
 
 
 class Pace:
-    """Plans of windows by population. For one thread.
+    """Plans of windows by population. For one thread, but for `turn_away`.
 
     Args:
         check_ins_per_s: What all replicas together can take.
@@ -53,17 +71,31 @@ class Pace:
         self._check_ins_per_s = check_ins_per_s
         self._queue = queue
         self._paced: dict[Home, _Paced] = {}
+        self._doors: dict[str, _Door] = {}
 
-    def look(self, session: Session, homes: Iterable[Home], now: datetime) -> None:
-        """Count a check-in for each home that is named, and renew plans that are too old."""
-        for home in homes:
+    def look(self, session: Session, came: Mapping[Home, int], now: datetime) -> None:
+        """Count the check-ins that came, and renew the plans of their homes where they are too old."""
+        for home, count in came.items():
             paced = self._paced.get(home)
             if paced is None or abs(now - paced.made_at) >= timedelta(seconds=PLAN_S):
                 paced = self._paced[home] = self._renewed(session, home, paced, now)
-            paced.came += 1
+                self._doors[home.population] = paced.door
+            paced.came += count
 
-    def plan(self, home: Home) -> Plan:
-        return self._paced[home].plan
+    def window(self, home: Home, visit: str) -> Window:
+        """When a device comes back that goes without an assignment: a visit that is sent again hears the same."""
+        return _window(self._paced[home].door, visit)
+
+    def turn_away(self, population: str, visit: str) -> Window:
+        """When a check-in comes back that there is no room for; it counts as one that came. For the event loop.
+
+        Nothing was read for it, so tenants whose populations have the same name share a door.
+        """
+        door = self._doors.get(population)
+        if door is None:
+            return STRANGE
+        door.turned_away += 1
+        return _window(door, visit)
 
     def write(self, session: Session) -> None:
         """Keep what was learnt; nothing is forgotten here before `written` says that it is durable."""
@@ -81,19 +113,25 @@ class Pace:
 
     def _renewed(self, session: Session, home: Home, before: _Paced | None, now: datetime) -> _Paced:
         programme = programme_of(session, home)
-        devices, counted_at = (0, now) if before is None else (before.devices, before.counted_at)
-        if before is None or abs(now - counted_at) >= timedelta(seconds=COUNT_S):
+        seen = _stored(programme.pacing, now)
+        if before is not None and before.unwritten is not None:  # the row may lag behind, or be another replica's
+            seen = max(seen, _stored(before.unwritten, now), key=lambda one: one.seen_at_s)
+        if before is None or abs(now - before.counted_at) >= timedelta(seconds=COUNT_S):
             devices, counted_at = self._devices(session, home, now), now
-        came = 0 if before is None else before.came
-        seen, unwritten = _stored(programme.pacing, now), None if before is None else before.unwritten
+        else:
+            devices, counted_at = before.devices, before.counted_at
+        came, away = (0, 0) if before is None else (before.came, before.away)
+        unwritten = seen.to_bytes() if programme.pacing is None else None if before is None else before.unwritten
         if before is not None and abs(now.timestamp() - seen.seen_at_s) >= OBSERVE_S:
-            seen = arrivals.observe(seen, now.timestamp(), came, devices, before.plan.hazard_per_s)
+            away = before.door.turned_away
+            count = came + away - before.away
+            seen = arrivals.observe(seen, now.timestamp(), count, devices, before.door.plan.hazard_per_s)
             came, unwritten = 0, seen.to_bytes()
-        elif programme.pacing is None:
-            unwritten = seen.to_bytes()
         load = Load(capacity_per_s=self._check_ins_per_s, queue=self._queue())
         plan = pace(seen, goals_of(programme, now), load, devices, now.timestamp(), self._limits)
-        return _Paced(plan, now, devices, counted_at, came, unwritten)
+        door = _Door(plan, programme.bucket_key) if before is None else before.door
+        door.plan = plan
+        return _Paced(door, now, devices, counted_at, came, away, unwritten)
 
     def _devices(self, session: Session, home: Home, now: datetime) -> int:
         lately = now - timedelta(seconds=self._limits.longest_s)
@@ -106,6 +144,11 @@ class Pace:
             )
             or 0
         )
+
+
+def _window(door: _Door, visit: str) -> Window:
+    digest = hmac.digest(door.key, b"edgewise/pacing/v1\0" + visit.encode(), hashlib.sha256)
+    return door.plan.window(unit_of(digest))
 
 
 def _stored(raw: bytes | None, now: datetime) -> Arrivals:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sqlmodel import select
 from coordinator.api import check_in as door
 from coordinator.api.desk import LARGEST_BATCH, Desk, DeskFull
 from coordinator.services.checkins import CheckIns, Knock
+from coordinator.services.pace import STRANGE
 from coordinator.store.database import Database
 from coordinator.store.tables import Nonce
 from edge_runtime.protocol import wire
@@ -182,7 +184,7 @@ def test_a_full_desk_answers_busy_over_http_and_writes_nothing(
         monkeypatch.setattr(door, "TURNING_AWAY_S", 0)
         told = check_in(home, phone)
         assert told.retry is not None
-        assert (told.retry.reason, told.retry.after_s) == (Wait.BUSY, door.BUSY_AFTER_S)
+        assert (told.retry.reason, told.retry.after_s, told.retry.spread_s) == (Wait.BUSY, *astuple(STRANGE))
         assert nonces(home) == before
         monkeypatch.undo()
         again = check_in(home, phone, "later").retry
