@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import ClassVar
 
 from edge_runtime.protocol import wire
+from edge_runtime.protocol.claims import ON_DEVICES, AdaptiveNorm, check_claims
+from edge_runtime.protocol.claims import Privacy as Privacy
 from edge_runtime.protocol.errors import InvalidPlan
 from edge_runtime.protocol.keys import Domain, PublicKey, SigningKey, digest, is_sha256, sign_document, verify_document
 from edge_runtime.protocol.secure_sum.lanes import Lanes
@@ -38,12 +40,6 @@ class Summing(StrEnum):
     """The coordinator sees each report."""
     SECURE = "secure"
     """It sees sums of groups, and no report. Version 4."""
-
-
-class Privacy(StrEnum):
-    """What noise hides a participant."""
-
-    NONE = "none"
 
 
 MOST_METRICS = 64
@@ -111,9 +107,19 @@ class Plan:
         dropout_permille: Of secure summing: share that may fall silent, in thousandths; for groups above 200.
         noise_multiplier: Standard deviation of the noise of a sum, divided by the clipping norm; 0 for none.
         rotation_seed: Of lanes below 24 bits: 32 bytes.
+        separation: A device that was in round i under this plan is in round i + separation again at the earliest; 1 for
+            none. Rounds are those of the signed round header. Version 5, as all below.
+        separation_s: Nor before so many seconds have passed on the device, whatever the rounds say; 0 for none.
+        most_participations: Most rounds under this plan that one device is in; None for no limit.
+        example_clipping_norm: Largest L2 norm of one example's gradient: each step on a device hides each example in
+            noise; None for ordinary steps.
+        example_noise_multiplier: Standard deviation of a step's noise, divided by that norm; 0 for none.
+        layer_shares: The share of the squared clipping norm that each shared tensor gets, in the manifest's order, in
+            any unit: each is clipped by itself; empty clips the delta as a whole.
+        adaptive: The clipping norm follows a quantile of the deltas' norms; None for a fixed one.
     """
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     OLDEST: ClassVar[int] = 1
     ADDED: ClassVar[Mapping[str, int]] = {
         "rate_steps": 2,
@@ -129,6 +135,13 @@ class Plan:
         "dropout_permille": 4,
         "noise_multiplier": 4,
         "rotation_seed": 4,
+        "separation": 5,
+        "separation_s": 5,
+        "most_participations": 5,
+        "example_clipping_norm": 5,
+        "example_noise_multiplier": 5,
+        "layer_shares": 5,
+        "adaptive": 5,
     }
 
     version: int
@@ -163,6 +176,13 @@ class Plan:
     dropout_permille: int = 100
     noise_multiplier: float = 0.0
     rotation_seed: bytes = b""
+    separation: int = 1
+    separation_s: float = 0.0
+    most_participations: int | None = None
+    example_clipping_norm: float | None = None
+    example_noise_multiplier: float = 0.0
+    layer_shares: tuple[float, ...] = ()
+    adaptive: AdaptiveNorm | None = None
 
     def __post_init__(self) -> None:
         def check(holds: bool, sentence: str) -> None:
@@ -192,6 +212,7 @@ class Plan:
         self._check_measures()
         self._check_summing()
         self.lanes()  # refuses clipping norms, widths and participants that could overflow
+        check_claims(self)
 
     def _check_measures(self) -> None:
         def check(holds: bool, sentence: str) -> None:
@@ -221,16 +242,42 @@ class Plan:
         members = (self.fewest_members, self.survivors)
         if self.summing is Summing.PLAIN:
             check(members == (None, None), "only secure summing has fewest_members and survivors")
-            check(self.noise_multiplier == 0, "noise is added on devices under secure summing alone")
+            check(
+                self.noise_multiplier == 0 or self.version >= 5,
+                "before version 5, noise is added under secure summing alone",
+            )
             return
         check(self.version >= 4, "secure summing came with version 4")
         check(None not in members, "secure summing has fewest_members and survivors")
         check(0 <= self.corrupt_permille < 1000, "corrupt_permille is 0 to 999")
         check(0 <= self.dropout_permille < 1000, "dropout_permille is 0 to 999")
 
+    @property
+    def trains(self) -> bool:
+        return self.kind is Kind.TRAIN
+
+    @property
+    def limited(self) -> bool:
+        """Whether the plan bounds how often one device takes part."""
+        return self.separation > 1 or self.separation_s > 0 or self.most_participations is not None
+
+    @property
+    def device_noise(self) -> float:
+        """The noise multiplier of what devices add; 0 where they add nothing.
+
+        With an adaptive norm it is the deltas' own, a little more than the plan's: both together cost what that says.
+        """
+        noised = self.privacy in ON_DEVICES if self.version >= 5 else self.noise_multiplier > 0
+        if not noised:
+            return 0.0
+        return self.noise_multiplier if self.adaptive is None else self.adaptive.delta_multiplier(self.noise_multiplier)
+
     def honest_survivors(self) -> int:
-        """Devices whose noise every opened sum has: the fewest survivors less those assumed corrupt, m - A."""
-        if self.survivors is None:
+        """Devices that together add the noise of a sum: the fewest survivors less those assumed corrupt, m - A; or 1.
+
+        With local noise each adds all of it.
+        """
+        if self.survivors is None or self.privacy is Privacy.LOCAL:
             return 1
         return self.survivors - corrupt_members(self.corrupt_permille, self.max_participants)
 
@@ -255,9 +302,10 @@ class Plan:
             bits=self.lane_bits,
             clipping_norm=self.clipping_norm,
             max_participants=self.max_participants,
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=self.device_noise,
             honest_survivors=self.honest_survivors(),
             rotation_seed=self.rotation_seed,
+            bounded=self.privacy is not Privacy.NONE,
         )
 
 

@@ -150,6 +150,8 @@ def _plain(value: object) -> object:
 
 def _plain_field(kind: Any, value: object) -> object:
     """Write a float that was given as an integer as a float: equal values have equal bytes."""
+    if isinstance(value, tuple) and float in typing.get_args(kind):
+        return [_plain_field(float, item) for item in value]
     if type(value) is int and (kind is float or float in typing.get_args(kind)):
         return float(value)
     return _plain(value)

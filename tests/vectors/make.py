@@ -33,6 +33,7 @@ from edge_runtime.protocol.bundle import (
 )
 from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.checkpoint import encode_checkpoint
+from edge_runtime.protocol.claims import AdaptiveNorm
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left, Problem
 from edge_runtime.protocol.keys import Domain, SigningKey, device_id, digest, sign_document
 from edge_runtime.protocol.measures import encode_measures
@@ -46,6 +47,8 @@ from tests.vectors import secure_sum
 FOLDER: Final = Path(__file__).parent / "v1"
 FOLDER_3: Final = Path(__file__).parent / "v3"
 """What version 3 of a message brought."""
+FOLDER_5: Final = Path(__file__).parent / "v5"
+"""What version 5 of the plan brought."""
 TENANT_KEY: Final = SigningKey(digest(b"tenant key of the vectors"))
 COORDINATOR_KEY: Final = SigningKey(digest(b"coordinator key of the vectors"))
 DEVICE_KEY: Final = SigningKey(digest(b"device key of the vectors"))
@@ -137,6 +140,48 @@ PLAN_3: Final = replace(
 )
 PLAN_3_BYTES, PLAN_3_SIGNATURE = sign_plan(PLAN_3, TENANT_KEY)
 MEASURES: Final = encode_measures(PLAN_3, {"correct": 0.75, "loss": 2.5, "unasked": 1.0}, 48)
+PLAN_5: Final = replace(
+    PLAN,
+    version=5,
+    summing=Summing.SECURE,
+    lane_bits=24,
+    expected_participants=100,
+    max_participants=100,
+    goal=100,
+    fewest_members=64,
+    survivors=80,
+    privacy=Privacy.DISTRIBUTED,
+    noise_multiplier=0.75,
+    separation=100,
+    separation_s=86400.0,
+    most_participations=2,
+    layer_shares=(1.0,),
+    adaptive=AdaptiveNorm(quantile=0.5, smallest=0.125, largest=8.0, rate=0.25, count_noise=5.0),
+)
+"""Distributed noise, limits of participation, an adaptive norm."""
+PLAN_5_EXAMPLES: Final = replace(
+    PLAN,
+    version=5,
+    proximal_mu=0.0,
+    example_clipping_norm=0.5,
+    example_noise_multiplier=1.25,
+)
+"""Steps that hide examples, in plain sums that hide nobody."""
+PLANS_5: Final = {
+    "distributed": PLAN_5,
+    "examples": PLAN_5_EXAMPLES,
+    "local": replace(PLAN, version=5, privacy=Privacy.LOCAL, noise_multiplier=3.5),
+    "central": replace(PLAN, version=5, privacy=Privacy.CENTRAL, noise_multiplier=1.0, most_participations=1),
+    "correlated": replace(PLAN, version=5, privacy=Privacy.CORRELATED, noise_multiplier=6.5, separation=100),
+    "none": replace(PLAN, version=5),
+}
+_MEASURING: Final[dict[str, Any]] = {
+    "adaptive": None,
+    "kind": "evaluate",
+    "metrics": [{"name": "loss", "low": 0.0, "high": 10.0}],
+    "max_examples": 64,
+    "clipping_norm": 2.0,
+}
 POLICY: Final = Policy(needs_charging=True, quiet_hours=(0, 23), max_participations=10, daily_bytes=50_000_000)
 DEVICE: Final = device_id("acme", DEVICE_KEY.public)
 
@@ -455,6 +500,58 @@ def plan_vectors_3() -> dict[str, Any]:
     }
 
 
+def plan_vectors_5() -> dict[str, Any]:
+    """A plan of each privacy mode, what a device's lanes are under it, and promises that do not hold."""
+
+    def signed(raw: bytes) -> dict[str, str]:
+        return {"raw": raw.hex(), "signature": sign_document(TENANT_KEY, Domain.PLAN, digest(raw)).hex()}
+
+    def right(plan: Plan) -> dict[str, Any]:
+        lanes = plan.lanes()
+        grid = {"scale": lanes.scale, "noise": lanes.noise, "noise_steps": lanes.noise * lanes.scale}
+        return {**signed(wire.encode(plan)), **grid}
+
+    def changed(of: str, what: str, code: str = "invalid-plan", **fields: Any) -> dict[str, str]:
+        tree = {**json.loads(wire.encode(PLANS_5[of])), **fields}
+        return {"what": what, "code": code, **signed(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode())}
+
+    adaptive = json.loads(wire.encode(PLAN_5))["adaptive"]
+    return {
+        "tenant_key": TENANT_KEY.public.raw.hex(),
+        "right": {name: right(plan) for name, plan in PLANS_5.items()},
+        "wrong": [
+            changed("distributed", "a plan of version 4 with what version 5 brought", "malformed", version=4),
+            changed("local", "an unknown mode", "malformed", privacy="federated"),
+            changed("local", "a claim without noise", noise_multiplier=0.0),
+            changed("none", "noise without a claim", noise_multiplier=1.0),
+            changed("local", "a noise multiplier below zero", noise_multiplier=-1.0),
+            changed("local", "a noise multiplier of 1001", noise_multiplier=1001.0),
+            changed("local", "distributed noise in plain sums", privacy="distributed"),
+            changed("local", "noise finer than the grid", noise_multiplier=1e-9),
+            changed("correlated", "correlated noise without limits", separation=1),
+            changed("none", "a separation of no rounds", separation=0),
+            changed("none", "a separation below zero seconds", separation_s=-1.0),
+            changed("none", "a separation of more than a year", separation_s=366 * 86400.0 + 1),
+            changed("none", "no participation at all", most_participations=0),
+            changed("examples", "a norm of examples that is zero", example_clipping_norm=0.0),
+            changed("examples", "hidden examples without noise", example_noise_multiplier=0.0),
+            changed("none", "noise of examples without their norm", example_noise_multiplier=1.0),
+            changed("examples", "hidden examples with a proximal term", proximal_mu=0.1),
+            changed("none", "a layer without a share", layer_shares=[1.0, 0.0]),
+            changed("none", "a share of a layer below zero", layer_shares=[-1.0]),
+            changed("none", "an adaptive norm without noise", adaptive=adaptive),
+            changed("local", "an adaptive norm with local noise", adaptive=adaptive),
+            changed("distributed", "an adaptive norm that begins out of bounds", clipping_norm=16.0),
+            changed("distributed", "counts that cost more than all", adaptive={**adaptive, "count_noise": 0.3}),
+            changed("distributed", "a quantile of one", adaptive={**adaptive, "quantile": 1.0}),
+            changed("distributed", "a rate of zero", adaptive={**adaptive, "rate": 0.0}),
+            changed("distributed", "bounds that fall", adaptive={**adaptive, "largest": 0.1}),
+            changed("distributed", "counts without noise", adaptive={**adaptive, "count_noise": 0.0}),
+            changed("distributed", "a measuring plan with layers", **_MEASURING),
+        ],
+    }
+
+
 def report_vectors() -> dict[str, Any]:
     lanes = PLAN.lanes()
 
@@ -621,6 +718,11 @@ def vectors_3() -> Iterator[tuple[str, Any]]:
     yield "plan.json", plan_vectors_3()
 
 
+def vectors_5() -> Iterator[tuple[str, Any]]:
+    """The frozen files of version 5 by name."""
+    yield "plan.json", plan_vectors_5()
+
+
 def _flipped(raw: bytes, position: int) -> bytes:
     changed = bytearray(raw)
     changed[position] ^= 1
@@ -637,7 +739,7 @@ def written(content: Any) -> str:
 
 
 def main() -> None:
-    for folder, files in ((FOLDER, vectors()), (FOLDER_3, vectors_3())):
+    for folder, files in ((FOLDER, vectors()), (FOLDER_3, vectors_3()), (FOLDER_5, vectors_5())):
         folder.mkdir(exist_ok=True)
         for name, content in files:
             (folder / name).write_text(written(content))

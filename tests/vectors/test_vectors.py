@@ -45,6 +45,7 @@ def test_what_this_version_writes_is_what_was_frozen(name: str) -> None:
 def test_every_frozen_file_is_tested() -> None:
     assert {path.name for path in make.FOLDER.iterdir()} == {name for name, _content in make.vectors()}
     assert {path.name for path in make.FOLDER_3.iterdir()} == {name for name, _content in make.vectors_3()}
+    assert {path.name for path in make.FOLDER_5.iterdir()} == {name for name, _content in make.vectors_5()}
 
 
 def frozen_3() -> Any:
@@ -153,6 +154,33 @@ def test_the_frozen_plan_that_measures_is_read_and_its_report_has_the_values_wri
 @pytest.mark.parametrize("vector", [pytest.param(one, id=one["what"]) for one in plan_3()["wrong"]])
 def test_a_wrong_plan_that_measures_is_refused_by_name(vector: Vector) -> None:
     key = PublicKey(bytes.fromhex(plan_3()["tenant_key"]))
+    with pytest.raises(Refusal) as refused:
+        verify_plan(bytes.fromhex(vector["raw"]), bytes.fromhex(vector["signature"]), key)
+    assert refused.value.code == vector["code"]
+
+
+def plan_5() -> Vector:
+    found: Vector = json.loads((make.FOLDER_5 / "plan.json").read_text())
+    return found
+
+
+def test_what_version_5_writes_is_what_was_frozen() -> None:
+    for name, content in make.vectors_5():
+        assert make.written(content) == (make.FOLDER_5 / name).read_text(), f"{name}: a frozen vector never changes"
+
+
+@pytest.mark.parametrize("name", make.PLANS_5)
+def test_a_frozen_plan_of_each_privacy_mode_is_read_and_determines_the_grid_of_its_noise(name: str) -> None:
+    key, of = PublicKey(bytes.fromhex(plan_5()["tenant_key"])), plan_5()["right"][name]
+    plan = verify_plan(bytes.fromhex(of["raw"]), bytes.fromhex(of["signature"]), key)
+    assert plan == make.PLANS_5[name]
+    lanes = plan.lanes()
+    assert (lanes.scale, lanes.noise, lanes.noise * lanes.scale) == (of["scale"], of["noise"], of["noise_steps"])
+
+
+@pytest.mark.parametrize("vector", [pytest.param(one, id=one["what"]) for one in plan_5()["wrong"]])
+def test_a_plan_whose_promises_do_not_hold_is_refused_by_name(vector: Vector) -> None:
+    key = PublicKey(bytes.fromhex(plan_5()["tenant_key"]))
     with pytest.raises(Refusal) as refused:
         verify_plan(bytes.fromhex(vector["raw"]), bytes.fromhex(vector["signature"]), key)
     assert refused.value.code == vector["code"]

@@ -72,6 +72,8 @@ class Lanes:
         noise_multiplier: Standard deviation of the noise of a sum, divided by C; z. 0 for none.
         honest_survivors: Devices whose noise every opened sum has, m - A.
         rotation_seed: 32 bytes where lanes have fewer than 24 bits, none elsewhere.
+        bounded: Noise hides a participant, whoever adds it: the integers' norm is held to `rounded_norm`. With noise on
+            devices it always is.
 
     Raises:
         InvalidPlan: The width is not spoken, n reports could overflow it, or a number is out of range.
@@ -83,6 +85,7 @@ class Lanes:
     noise_multiplier: float = 0.0
     honest_survivors: int = 1
     rotation_seed: bytes = b""
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in LANE_BITS:
@@ -102,6 +105,10 @@ class Lanes:
     @property
     def rotated(self) -> bool:
         return self.bits < ROTATED_BELOW
+
+    @property
+    def _holds_norm(self) -> bool:
+        return self.bounded or self.noise_multiplier > 0
 
     @property
     def noise(self) -> float:
@@ -167,7 +174,7 @@ class Lanes:
         if peak > self.clipping_norm * (1 + _FLOAT32_SLACK):
             raise LanesOutOfRange("a value of the delta is beyond the clipping norm")
         lanes = np.zeros(self.count(delta.size), dtype=np.uint32)
-        if self.noise_multiplier == 0:
+        if not self._holds_norm:
             self._round(delta, rng, lanes)
             return lanes
         for _attempt in range(_ROUNDINGS):
@@ -255,7 +262,7 @@ class Lanes:
             np.subtract(scaled, rounded, out=scaled)
             rounded += rng.random(scaled.shape) < scaled
             signed[begin : begin + rounded.size] = rounded
-            if self.noise_multiplier:
+            if self._holds_norm:
                 squared += float(np.dot(rounded, rounded))
         return squared
 
