@@ -11,8 +11,10 @@ from edge_runtime.device import Device
 from edge_runtime.exchange import Exchange
 from edge_runtime.journal import Progress
 from edge_runtime.journal import state as now_is
+from edge_runtime.journal.admission import admitted
 from edge_runtime.journal.journal import Trained
 from edge_runtime.journal.participation import Participation
+from edge_runtime.journal.state import State
 from edge_runtime.model import Model
 from edge_runtime.personal import with_own
 from edge_runtime.privacy import private_report
@@ -21,10 +23,20 @@ from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES, Bundle, verify_bund
 from edge_runtime.protocol.checkin import bundle_path, checkpoint_path
 from edge_runtime.protocol.checkpoint import Checkpoint, Weights, checkpoint_bytes, verify_checkpoint
 from edge_runtime.protocol.errors import InvalidExamples, NonFiniteTraining, NotFound
+from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.session.visit import verified_plan
 from edge_runtime.training import Batches, Finished, beginning, resume
+
+
+class Barred(Exception):
+    """The plan's limits of participation do not allow this one; `outcome` says which."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
 
 SAVE_EVERY_S: Final = 30.0
 """The most that a killed app trains again."""
@@ -56,6 +68,7 @@ class Run:
         plan = verified_plan(
             held.plan, held.plan_signature, installation.tenant, installation.population, self._device.roots
         )
+        self._admit(plan)
         if plan.summing is Summing.SECURE:
             self._go_on_for_a_group(plan)
             return
@@ -64,6 +77,23 @@ class Run:
         report = private_report(held.participation, finished.delta, plan, self._generator())
         self._exchange.book()
         self._device.journal.seal(report, Trained(plan.bundle_sha256, finished.weights))
+
+    def _admit(self, plan: Plan) -> None:
+        """Hold this participation against the plan's limits, on disk before anything is trained.
+
+        Raises:
+            Barred: It would be one too many, or too early.
+        """
+        reasons: list[Outcome | None] = []
+
+        def change(state: State) -> State:
+            after, reason = admitted(state, plan, digest(self._held.plan).hex())
+            reasons.append(reason)
+            return after
+
+        self._device.journal.update(change)
+        if reasons[-1] is not None:
+            raise Barred(reasons[-1])
 
     def _go_on_for_a_group(self, plan: Plan) -> None:
         """Train, if this device takes part in such groups; what is not finite becomes zeros: others count on it."""

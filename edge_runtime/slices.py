@@ -47,7 +47,7 @@ from edge_runtime.returning import (
     is_hopeless,
     reason_of,
 )
-from edge_runtime.runs import Run
+from edge_runtime.runs import Barred, Run
 from edge_runtime.schedule import LOOK_AGAIN_S, Activity, blocker
 from edge_runtime.session import Unreachable
 from edge_runtime.session.visit import Offer, check_in, give_up, outcome_of, send_report
@@ -198,6 +198,9 @@ class Slice:
             run.go_on()
         except StateDamaged:
             self._give_up(Outcome.EXAMPLES_REFUSED)
+        except Barred as barred:
+            self._device.say(f"takes no part: {barred.outcome}")
+            self._give_up(barred.outcome)
         except Refusal as refusal:
             if refusal.retry is not Retry.NEVER or isinstance(refusal, _OF_THE_CONTACT):
                 raise

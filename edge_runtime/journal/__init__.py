@@ -12,7 +12,8 @@ What a restart answers, and what it cannot know:
   a witness only; without one it is not, and the device may train and report for rounds that it took part in before:
   the coordinator then refuses a second report for a participation, or gives the first one's receipt.
 * After a restart the device enrols as a new one. Of its past it keeps one thing: the restart itself counts as a
-  participation when the time between two is kept.
+  participation when the time between two is kept and, for a year, under every plan that bounds how often a device takes
+  part (`edge_runtime.limits`).
 * `flock`, `fsync` and `rename` must do what POSIX says; deleted files are unlinked and not overwritten, so that without
   a key their bytes may be found on the raw flash.
 """

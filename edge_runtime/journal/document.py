@@ -34,7 +34,13 @@ def _with_groups(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {1: _with_groups}
+def _with_limits(tree: dict[str, Any]) -> dict[str, Any]:
+    """2 to 3: what was given under plans that bound it; until then none did."""
+    held = tree["participation"]
+    return {**tree, "version": 3, "taken": [], "participation": held and {**held, "counted_as": None}}
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _with_groups, 2: _with_limits}
 """From a version of the state's JSON to the next. Only ever added to; `State.VERSION` is the one after the last."""
 
 NOTHING_BEFORE: Final = bytes(DIGEST_BYTES)

@@ -10,7 +10,7 @@ from edge_runtime.journal.files import Stored
 from edge_runtime.journal.grouping import Grouping, Membership, believed, member
 from edge_runtime.journal.journal import Journal
 from edge_runtime.journal.participation import Participation, masked, regrouped
-from edge_runtime.journal.state import State, moved, under_way
+from edge_runtime.journal.state import State, counted, moved, under_way
 from edge_runtime.protocol.errors import StepNotAllowed
 from edge_runtime.protocol.group import Step
 from edge_runtime.protocol.keys import digest
@@ -61,7 +61,11 @@ class JournalLedger:
 
     def mask(self, report: bytes) -> None:
         sha256 = digest(report).hex()
-        self._keep(report, lambda held, stored: masked(held, self.group, stored, sha256))
+
+        def change(state: State, stored: Stored) -> State:
+            return counted(moved(state, lambda held: masked(held, self.group, stored, sha256)))
+
+        self.journal.keep(report, change)
 
     def _keep(self, content: bytes, step: Keeping) -> None:
         def change(state: State, stored: Stored) -> State:

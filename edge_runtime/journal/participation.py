@@ -163,6 +163,9 @@ class Participation:
     battery_share: float = 0.0
     grouping: Grouping | None = None
     """Under secure summing, once it has trained."""
+    counted_as: str | None = None
+    """The digest of the plan whose limits allow it, and under which it counts once its report may leave; None where the
+    plan has no limits, or was not looked at yet."""
 
     @property
     def stored(self) -> frozenset[Stored]:

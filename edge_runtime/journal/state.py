@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import ClassVar, Final, TypeAlias
 
-from edge_runtime import schedule
+from edge_runtime import limits, schedule
 from edge_runtime.journal import grouping as sums
 from edge_runtime.journal.participation import (
     Event,
@@ -113,9 +113,9 @@ class Restarted:
 class State:
     """What the journal holds. A fresh one knows nobody."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
-    version: int = 2
+    version: int = 3
     identity: Identity | None = None
     participation: Participation | None = None
     ended: tuple[Ended, ...] = ()
@@ -138,6 +138,8 @@ class State:
     opted_out: bool = False
     """The owner took the device out, and the coordinator does not know it yet."""
     restarted: Restarted | None = None
+    taken: limits.Past = ()
+    """What was given under plans that bound how often a device takes part."""
 
     @property
     def stored(self) -> frozenset[Stored]:
@@ -218,12 +220,22 @@ def given_up(state: State, outcome: Outcome) -> State:
 
 
 def sending(state: State) -> State:
-    """Decide to send the report.
+    """Decide to send the report; from here on the participation counts.
 
     Raises:
         StepNotAllowed: There is no report to send.
     """
-    return moved(state, lambda held: stepped(held, Event.SENDING))
+    first = under_way(state).phase is not Phase.SENT
+    after = moved(state, lambda held: stepped(held, Event.SENDING))
+    return counted(after) if first else after
+
+
+def counted(state: State) -> State:
+    """Count the participation under way, whose report may leave from now on, under the limits of its plan."""
+    held = under_way(state)
+    if held.counted_as is None:
+        return state
+    return replace(state, taken=limits.gave(state.taken, held.counted_as, held.round, held.assigned_at_s))
 
 
 def received(state: State, receipt: Receipt, now_s: float) -> State:
@@ -353,8 +365,9 @@ def seen_at(state: State, now_s: float) -> State:
             held = regrouped(held, lambda grouping: sums.met(grouping, None))
     if restarted is not None and restarted.at_s > now_s:
         restarted = replace(restarted, at_s=now_s)
+    taken = limits.seen_at(state.taken, now_s)
     asked_at_s = None if asked_at_s is None else min(asked_at_s, now_s)
-    return replace(state, participation=held, restarted=restarted, release_asked_at_s=asked_at_s)
+    return replace(state, participation=held, restarted=restarted, release_asked_at_s=asked_at_s, taken=taken)
 
 
 def under_way(state: State) -> Participation:

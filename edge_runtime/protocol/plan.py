@@ -109,7 +109,7 @@ class Plan:
         rotation_seed: Of lanes below 24 bits: 32 bytes.
         separation: A device that was in round i under this plan is in round i + separation again at the earliest; 1 for
             none. Rounds are those of the signed round header. Version 5, as all below.
-        separation_s: Nor before so many seconds have passed on the device, whatever the rounds say; 0 for none.
+        separation_s: Least seconds between two assignments by the device's clock, whatever the rounds say; 0 for none.
         most_participations: Most rounds under this plan that one device is in; None for no limit.
         example_clipping_norm: Largest L2 norm of one example's gradient: each step on a device hides each example in
             noise; None for ordinary steps.

@@ -65,6 +65,10 @@ class Outcome(StrEnum):
     """The group came to nothing after this device's masked report existed: there is no second one."""
     POPULATION_TOO_SMALL = "population-too-small"
     """Too few devices had trained to form a group in which their reports are hidden."""
+    PARTICIPATED_RECENTLY = "participated-recently"
+    """The separation that the plan promises between two participations of a device is not over."""
+    PARTICIPATIONS_SPENT = "participations-spent"
+    """This device took part under the plan as often as the plan promises at most."""
 
 
 class Blocker(StrEnum):
@@ -118,6 +122,10 @@ class Abandonment(StrEnum):
     """Its sum waited in the buffer until the model had gone too far ahead."""
     POPULATION_TOO_SMALL = "population-too-small"
     """Too few devices came together for a group that sums securely."""
+    BUDGET_HELD = "budget-held"
+    """What is left of a privacy budget was set aside for other rounds at work."""
+    NOT_CHARGED = "not-charged"
+    """The privacy ledger does not allow its sum to be used."""
 
 
 class GroupEnd(StrEnum):

@@ -171,7 +171,7 @@ def test_summing_needs_battery_and_network_and_no_training_conditions(hall: Hall
 
 @pytest.mark.parametrize("lacks", ["authority", "certificate", "floors", "noise"])
 def test_a_device_that_takes_no_part_in_such_groups_says_so_before_it_trains(hall: Hall, lacks: str) -> None:
-    hall.assign(**({"noise_multiplier": 1e-9} if lacks == "noise" else {}))
+    hall.assign(**({"version": 4, "noise_multiplier": 1e-9} if lacks == "noise" else {}))
     hall.appoint(group=GROUP)
     hall.certifies = lacks != "certificate"
     floors = dataclasses.replace(FLOORS, groups=GroupFloors()) if lacks == "floors" else FLOORS

@@ -20,13 +20,18 @@ from edge_runtime.example_store import Collection, ExampleStore, open_store
 from edge_runtime.examples import Examples
 from edge_runtime.journal import AppKey, Journal, Phase, Progress, open_folder, open_journal
 from edge_runtime.journal import state as now_is
+from edge_runtime.journal.admission import admitted
 from edge_runtime.journal.participation import rng_from, rng_state
 from edge_runtime.journal.state import Identity, State, Visited
+from edge_runtime.limits import Taken
+from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Schema
 from edge_runtime.protocol.checkin import Assignment
+from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.report import Receipt
 from edge_runtime.schedule import Day
+from edge_runtime.testing import FakeCoordinator
 
 NUMBERS: Final = 12
 BATCH: Final = 3
@@ -35,8 +40,12 @@ SLICE: Final = 2
 """Steps between two savepoints."""
 DELETED: Final = 4
 """The number that the owner deletes before anything is trained."""
-PARTICIPATIONS: Final = ("a" * 32, "b" * 32, "c" * 32)
+PARTICIPATIONS: Final = ("a" * 32, "b" * 32, "c" * 32, "d" * 32)
 GIVEN_UP: Final = PARTICIPATIONS[1]
+BARRED: Final = PARTICIPATIONS[3]
+"""The plan allows two reports: those of the first and the third."""
+PLAN: Final = FakeCoordinator().assign(separation=2, most_participations=2)
+PLAN_SHA256: Final = digest(wire.encode(PLAN)).hex()
 NOW_S: Final = 1_800_000_000.0
 
 NUMBERED: Final = Collection(
@@ -157,8 +166,8 @@ def _collect(store: ExampleStore, outside: Outside) -> None:
 def _go_on(store: ExampleStore, journal: Journal, outside: Outside, participation: str) -> None:
     assignment = Assignment(
         participation=participation,
-        round=1,
-        plan=b"plan",
+        round=1 + PARTICIPATIONS.index(participation),
+        plan=wire.encode(PLAN),
         plan_signature=bytes(64),
         checkpoint_sha256="0" * 64,
         deadline_s=3600.0,
@@ -166,7 +175,9 @@ def _go_on(store: ExampleStore, journal: Journal, outside: Outside, participatio
     held = journal.update(lambda state: now_is.assigned(state, assignment, "pop", NOW_S)).participation
     if held is None:
         return
-    if held.phase in (Phase.ASSIGNED, Phase.TRAINING):
+    if held.phase is Phase.ASSIGNED and (reason := _reason(journal)) is not None:
+        journal.update(lambda state: now_is.given_up(state, reason))
+    elif held.phase in (Phase.ASSIGNED, Phase.TRAINING):
         _train(store, journal, outside, participation)
     elif held.phase is Phase.GIVING_UP:
         outside.post(participation, 2, b"outcome")
@@ -177,6 +188,13 @@ def _go_on(store: ExampleStore, journal: Journal, outside: Outside, participatio
         sha256 = hashlib.sha256(report).hexdigest()
         receipt = Receipt(version=1, participation=participation, report_sha256=sha256, retry_after_s=60.0)
         journal.update(lambda state: _noted(now_is.received(state, receipt, NOW_S), Wait.REPORTED))
+
+
+def _reason(journal: Journal) -> Outcome | None:
+    """Why the plan's limits do not allow what was assigned, or None; what was decided is on disk."""
+    state, reason = admitted(journal.state, PLAN, PLAN_SHA256)
+    journal.update(lambda _state: state)
+    return reason
 
 
 def _noted(state: State, reason: Wait | Outcome) -> State:
@@ -236,6 +254,7 @@ def check(path: Path, outside: Outside, key: AppKey | None, *, finished: bool) -
     """
     with open_folder(path) as folder:
         store, journal = open_store(folder, key=key, now_s=NOW_S), open_journal(folder, key=key, now_s=NOW_S)
+        _check_limits(journal.state, outside)
         require(not store.found_damaged and journal.state.restarted is None, "what is on disk was not believed")
         _check_examples(store, outside, finished)
         _check_post(outside, finished)
@@ -266,15 +285,24 @@ def _check_post(outside: Outside, finished: bool) -> None:
         require(len(letters) <= 1, "a report and an outcome were sent, or two reports")
         report = 1, hashlib.sha256(report_of(participation, TRAINED)).digest()
         outcome = 2, hashlib.sha256(b"outcome").digest()
-        expected = outcome if participation == GIVEN_UP else report
+        expected = outcome if participation in (GIVEN_UP, BARRED) else report
         require(letters <= {expected}, "examples were trained twice or not at all")
         require(bool(letters) or not finished, "a report was lost")
 
 
+def _check_limits(state: State, outside: Outside) -> None:
+    """No report has left that the plan's limits do not count, and nothing is counted of which none may have."""
+    left = len({who for who, kind, _sha256 in outside.posted() if kind == 1})
+    times = sum(one.times for one in state.taken)
+    require(left <= times <= min(2, left + 1), "the plan's limits count another number of reports than may have left")
+
+
 def _check_journal(state: State) -> None:
     ends = [(one.participation, one.phase) for one in state.ended]
-    phases = (Phase.REPORTED, Phase.ENDED, Phase.REPORTED)
+    phases = (Phase.REPORTED, Phase.ENDED, Phase.REPORTED, Phase.ENDED)
     require(ends == list(zip(PARTICIPATIONS, phases, strict=True)), "participations ended otherwise")
+    require(state.ended[-1].outcome is Outcome.PARTICIPATIONS_SPENT, "the plan's limit did not hold")
+    require(state.taken == (Taken(plan_sha256=PLAN_SHA256, times=2, round=3, at_s=NOW_S),), "counted otherwise")
     usage = now_is.used(state, NOW_S)
     require(usage.participations == len(PARTICIPATIONS), "another number of participations was counted")
     require([day.seconds for day in usage.days] == [len(PARTICIPATIONS)], "something was spent twice or never")

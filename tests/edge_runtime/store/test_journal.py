@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,7 +246,7 @@ def test_a_later_version_is_refused_and_left_alone(folder: StateFolder, monkeypa
 
 def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
     now = wire.encode(State(switched_off=True))
-    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(b'"version":2', b'"version":-1')
+    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(b'"version":3', b'"version":-1')
 
     def to_0(tree: dict[str, object]) -> dict[str, object]:
         off = tree.pop("turned") == "off"
@@ -253,7 +254,7 @@ def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
 
     def to_1(tree: dict[str, object]) -> dict[str, object]:
         off = tree.pop("off")
-        return {**tree, "switched_off": off, "version": 2}
+        return {**tree, "switched_off": off, "version": 3}
 
     assert decode_state(older, {-1: to_0, 0: to_1}) == State(switched_off=True)
 
@@ -283,6 +284,16 @@ _NOBODY = (
     b',"opted_out":false,"participation":null,"personal":null,"policy":null,"release":null,"release_asked_at_s":null,'
     b'"release_wanted":false,"restarted":null,"switched_off":false,"usage":null,"version":1,"visits":[]}'
 )
+
+
+def test_a_journal_of_version_2_has_given_nothing_under_plans_with_limits() -> None:
+    now = json.loads(wire.encode(now_is.assigned(State(), HERE, "p", 1.0)))
+    assert now.pop("taken") == []
+    assert now["participation"].pop("counted_as") is None
+    state = decode_state(json.dumps({**now, "version": 2}).encode())
+    assert (state.version, state.taken) == (State.VERSION, ())
+    assert state.participation is not None
+    assert state.participation.counted_as is None
 
 
 def test_each_earlier_version_has_a_migration() -> None:
