@@ -7,13 +7,14 @@ under-reports (1.836 where PLD says 2.125 at q = .01, σ = 1, δ = 1e-6, 1,000 r
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEvent
-from coordinator.core.privacy.opinions import Opinion, agreed, opinion
+from coordinator.core.privacy.opinions import Opinion, SecondOpinions, agreed, opinion
 from coordinator.core.privacy.refusals import NotCovered
 from coordinator.core.privacy.statement import claimed_epsilon
 
@@ -125,6 +126,21 @@ def claimed(events: Sequence[Event], delta: float) -> tuple[Opinion, Opinion]:
         epsilon, name = claimed_epsilon(list(events), delta)
         claim, second = Opinion(name, epsilon, delta), opinion(OpacusRdp(), events, delta)
     return agreed(claim, second), second
+
+
+def asked(wanted: SecondOpinions) -> Callable[[Sequence[Event], float], tuple[Opinion, Opinion]] | None:
+    """Who is asked for a second opinion; None where nobody is. Opacus and torch load with the first question.
+
+    Raises:
+        NotCovered: One is required, and opacus is not installed.
+    """
+    if wanted is SecondOpinions.NEVER:
+        return None
+    if importlib.util.find_spec("opacus") is None:
+        if wanted is SecondOpinions.REQUIRED:
+            raise NotCovered("A second opinion is required, and opacus is not installed.", "Install opacus.")
+        return None
+    return claimed
 
 
 def _as_gaussian(event: Event) -> Event:

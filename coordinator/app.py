@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from fastapi import FastAPI
 
+from coordinator import accounting
 from coordinator.api import device, groups, health, operator
 from coordinator.api.bell import Bell
 from coordinator.api.check_in import CheckInDoor, DevicesFirst
@@ -22,6 +24,7 @@ from coordinator.services.checkins import CheckIns, Knock
 from coordinator.services.gauges import gauges
 from coordinator.services.pace import Pace
 from coordinator.services.retention import Keep
+from coordinator.services.spending import charge_group
 from coordinator.settings import Settings
 from coordinator.store import migrate
 from coordinator.store.blobs import Blobs
@@ -102,6 +105,7 @@ def create_worker(
         changed,
         lease_s=settings.lease_s,
         authority=None if authority is None else authority.public,
+        charge=charge_group,
         keep=Keep(timedelta(days=settings.keep_rounds_days), timedelta(seconds=settings.sweep_after_s)),
     )
 
@@ -126,6 +130,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         bell=Bell(),
         hold_s=settings.hold_s,
         authority=read_authority(settings),
+        smallest_cohort=settings.smallest_cohort,
+        second_opinion=partial(accounting.asked, settings.second_opinion),
     )
     # On PostgreSQL the bell is rung by what transactions tell, this process's own too.
     worker = create_worker(settings, database, parts.blobs, (lambda: None) if database.is_postgres else parts.bell.ring)

@@ -14,6 +14,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from coordinator.core.privacy.opinions import SecondOpinions
+from coordinator.core.privacy.settings import SMALLEST_COHORT
 from coordinator.logs import AccessLog, LogForm
 
 PREFIX = "EDGEWISE_"
@@ -64,6 +66,13 @@ class Settings(BaseSettings):
     )
     sweep_after_s: float = Field(
         86_400.0, ge=600, le=1e9, description="Blobs that no row names are swept when they are so old."
+    )
+    smallest_cohort: int = Field(
+        SMALLEST_COHORT, ge=2, le=1_000_000, description="No task that claims privacy addresses fewer devices."
+    )
+    second_opinion: SecondOpinions = Field(
+        SecondOpinions.INSTALLED,
+        description="By Opacus, on claims: `installed` asks where it is, `required` claims nothing without; `never`.",
     )
     log_form: LogForm = Field(LogForm.TEXT, description="Of the log on standard error: `text` or `json`.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="From which level on.")

@@ -16,7 +16,7 @@ from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
 from coordinator.group_work import GroupWork
 from coordinator.housekeeping import HEARTBEAT_S, House
-from coordinator.services import measuring, rounds, sums, updates
+from coordinator.services import hiding, measuring, rounds, sums, updates
 from coordinator.services.retention import Keep
 from coordinator.services.secure_groups import Charge, charge_nothing
 from coordinator.store import news
@@ -25,7 +25,14 @@ from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import Database, database_now
 from coordinator.store.leases import LeaseLost
 from coordinator.store.tables import Round
-from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound, StorageFull, Unavailable
+from edge_runtime.protocol.errors import (
+    DigestMismatch,
+    InvalidWeights,
+    NotFound,
+    PrivacyRefusal,
+    StorageFull,
+    Unavailable,
+)
 from edge_runtime.protocol.keys import PublicKey, SigningKey
 from edge_runtime.protocol.reasons import Abandonment
 
@@ -244,9 +251,14 @@ class Worker:
 
     def _update(self, task_id: str, round_ids: tuple[str, ...], now: datetime) -> None:
         """Make the next model version of the sums of rounds; what cannot be read or used is given up by name."""
+        if not self._hide(task_id, round_ids, now):
+            return
         try:
             with self._database.reading() as session:
+                before = hiding.stream_of(session, task_id)
                 update = updates.compute_update(session, self._blobs, self._key, task_id, round_ids)
+        except hiding.Unprepared:
+            return  # the next look draws other noise
         except sums.GroupDamaged as damaged:
             self._abort(damaged, task_id, now)
             return
@@ -266,7 +278,21 @@ class Worker:
         replaced = update.replaced_state_sha256
         if done and replaced is not None and replaced != update.state_sha256:
             self._blobs.delete(update.tenant, BlobKind.OPTIMISER_STATE, replaced)
+        if done and update.stream is not None and before is not None and before != update.stream.sha256:
+            self._blobs.delete(update.tenant, BlobKind.NOISE_STATE, before)
         self._house.collect_garbage()
+
+    def _hide(self, task_id: str, round_ids: tuple[str, ...], now: datetime) -> bool:
+        """Charge rounds, and draw the noise with which the coordinator hides their sums. Whether they may be used."""
+        with self._database.reading() as session:
+            prepared = hiding.is_prepared(session, task_id, round_ids)
+        try:
+            return prepared or self._write(
+                CrashPoint.NOISE_CHARGED, task_id, lambda session: hiding.prepare(session, round_ids)
+            )
+        except PrivacyRefusal:
+            self._give_up(task_id, round_ids, Abandonment.NOT_CHARGED, now)
+            return False
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
@@ -349,8 +375,13 @@ class Worker:
             self._measure(round_, now)
 
     def _measure(self, round_: Round, now: datetime) -> None:
-        with self._database.reading() as session:
-            found = measuring.measure(session, self._blobs, round_.id)
+        if not self._hide(round_.task_id, (round_.id,), now):
+            return
+        try:
+            with self._database.reading() as session:
+                found = measuring.measure(session, self._blobs, round_.id)
+        except hiding.Unprepared:
+            return  # the next look draws other noise
         self._write(
             CrashPoint.METRICS_COMMITTED,
             round_.task_id,

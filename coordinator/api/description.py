@@ -107,6 +107,7 @@ _TAGS: Final = {
     "models": "Bundles (graphs) and checkpoints (model versions).",
     "tasks": "Training and evaluation: ordered, approved, started, watched, ended.",
     "devices": "Devices as operators see them.",
+    "privacy": "Budgets, ledgers, what may be said of privacy, and plans for it.",
     "releases": "Which model version devices use for inference.",
     "health": "For whoever watches the process.",
 }

@@ -17,6 +17,7 @@ from coordinator.api.operator.models import CheckpointView
 from coordinator.api.operator.populations import PopulationRequest, PopulationView, Switch
 from coordinator.api.operator.releases import ReleaseRequest, ReleaseView, ShareRequest
 from coordinator.api.operator.tasks import CloneRequest, TaskRequest, TaskView
+from coordinator.api.privacy_examples import privacy_examples
 from coordinator.api.problems import problem_of
 from coordinator.core.forecast import Costs, Forecast
 from coordinator.core.task_settings import Stops, TaskSettings
@@ -50,6 +51,7 @@ PATCH: Final = {"stop": {"rounds": 100}, "priority": 5}
 def _all() -> Iterator[object]:
     yield from _messages()
     yield from _objects()
+    yield from privacy_examples()
 
 
 def _messages() -> Iterator[object]:

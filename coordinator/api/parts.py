@@ -17,7 +17,9 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope
 
 from coordinator.api.bell import Bell
+from coordinator.core.privacy.settings import SMALLEST_COHORT
 from coordinator.services import devices
+from coordinator.services.privacy_claims import SecondOpinion
 from coordinator.store.blobs import STEP_BYTES, BlobKind, Blobs
 from coordinator.store.database import Database, database_now
 from coordinator.store.tables import Device
@@ -46,6 +48,10 @@ class Parts:
     hold_s: float
     authority: SigningKey | None = None
     """Certifies devices; None where there is none."""
+    smallest_cohort: int = SMALLEST_COHORT
+    """No task that claims privacy addresses fewer devices."""
+    second_opinion: Callable[[], SecondOpinion | None] = lambda: None
+    """Finds who gives second opinions; None where nobody is asked."""
 
 
 def parts_of(request: Request) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Problem
-from edge_runtime.protocol.errors import Malformed, NotFound, Refusal, Unavailable
+from edge_runtime.protocol.errors import Malformed, NotFound, PrivacyRefusal, Refusal, Unavailable
 
 _log = logging.getLogger("edgewise.api")
 
@@ -21,7 +22,9 @@ STATUSES: Mapping[str, int] = {
     "bad-signature": 401,
     "body-too-large": 413,
     "box-not-opened": 422,
+    "budget-spent": 409,
     "clock-skew": 401,
+    "cohort-too-small": 422,
     "conflict": 409,
     "conflicting-report": 409,
     "contradicted-group": 409,
@@ -31,21 +34,34 @@ STATUSES: Mapping[str, int] = {
     "group-ended": 410,
     "interpreter-failed": 422,
     "interpreter-missing": 422,
+    "invalid-budget": 422,
+    "invalid-clipping-norm": 422,
     "invalid-examples": 422,
     "invalid-group": 422,
+    "invalid-limits": 422,
+    "invalid-noise": 422,
     "invalid-plan": 422,
     "invalid-roster": 422,
+    "invalid-target-delta": 422,
     "invalid-weights": 422,
     "lanes-out-of-range": 422,
+    "ledger-closed": 409,
+    "ledger-damaged": 409,
     "malformed": 400,
     "malformed-bundle": 422,
     "malformed-checkpoint": 422,
     "malformed-report": 422,
+    "mode-not-given": 422,
+    "noise-lowered": 409,
     "non-finite-training": 422,
+    "not-covered": 422,
     "not-found": 404,
+    "not-reserved": 409,
     "operator-unauthorised": 401,
+    "opinions-differ": 409,
     "participation-ended": 410,
     "precondition-failed": 412,
+    "privacy-refused": 422,
     "replayed-request": 409,
     "report-length": 422,
     "round-closed": 410,
@@ -96,10 +112,12 @@ def problem_response(
 ) -> Response:
     """Write a refusal as `application/problem+json`."""
     problem = problem_of(refusal, request.app.state.parts.now(), status)
+    body = wire.encode(problem)
+    if isinstance(refusal, PrivacyRefusal):  # for operators: no device is sent one
+        more = {"reason": refusal.reason, "nearest": refusal.nearest}
+        body = json.dumps(json.loads(body) | more, sort_keys=True).encode()
     challenge = {"www-authenticate": "Bearer"} if refusal.code == "operator-unauthorised" else {}
-    return Response(
-        wire.encode(problem), problem.status, {**challenge, **(headers or {})}, media_type="application/problem+json"
-    )
+    return Response(body, problem.status, {**challenge, **(headers or {})}, media_type="application/problem+json")
 
 
 def answer_with_problems(app: FastAPI) -> None:

@@ -57,4 +57,8 @@ class Stop(StrEnum):
     METRIC_REACHED = "metric-reached"
     BYTES_SPENT = "bytes-spent"
     SECONDS_SPENT = "seconds-spent"
+    BUDGET_SPENT = "budget-spent"
+    """What is left of a privacy budget does not cover one more round."""
+    LEDGER_DAMAGED = "ledger-damaged"
+    """The privacy ledger is not the one that was written: nothing more may be opened."""
     CANCELLED = "cancelled"

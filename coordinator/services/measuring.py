@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlmodel import Session
 
 from coordinator.core.measuring import Measured
+from coordinator.services import hiding, spending
 from coordinator.services.sums import counted_reports, plan_and_manifest, round_delta
 from coordinator.services.updates import commit, count_rounds, is_complete, take_groups
 from coordinator.store.blobs import Blobs
@@ -24,7 +25,7 @@ def measure(session: Session, blobs: Blobs, round_id: str) -> Measured:
     round_ = session.get_one(Round, round_id)
     plan, manifest = plan_and_manifest(session, session.get_one(Task, round_.task_id))
     total = round_delta(session, blobs, round_, plan, plan.values(manifest.shared_parameters))
-    examples, means = decode_measures(plan, total)
+    examples, means = decode_measures(plan, hiding.hidden(session, blobs, round_, total).total)
     return Measured(version=1, reports=counted_reports(session, round_id), examples=examples, means=means)
 
 
@@ -34,6 +35,9 @@ def commit_metrics(session: Session, round_id: str, found: Measured, now: dateti
         return False
     round_ = session.get_one(Round, round_id)
     take_groups(session, round_id)
+    session.flush()
+    spending.note_release(session, round_)
+    hiding.erase(session, round_id)
     commit(session, round_)
     round_.metrics = wire.encode(found)
     count_rounds(session, session.get_one(Task, round_.task_id), 1, now)

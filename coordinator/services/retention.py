@@ -17,9 +17,10 @@ from sqlmodel import Session, col, delete, exists, func, select
 from coordinator.core.rounds import UNENDED_PHASES
 from coordinator.store.blobs import BlobKind, Blobs, Stored
 from coordinator.store.group_tables import FaultRow, Member, StepRow
+from coordinator.store.privacy_tables import StreamRow
 from coordinator.store.tables import Candidate, Group, PartialSum, Participation, Report, Round, Task
 
-SWEPT = (BlobKind.REPORT, BlobKind.PARTIAL_SUM, BlobKind.OPTIMISER_STATE, None)
+SWEPT = (BlobKind.REPORT, BlobKind.PARTIAL_SUM, BlobKind.OPTIMISER_STATE, BlobKind.NOISE_STATE, None)
 EVERY = timedelta(hours=1)
 CLOCK_MARGIN = timedelta(minutes=10)
 """How far the clock of the blobs may be from the database's."""
@@ -158,6 +159,9 @@ def _named(session: Session, found: Collection[Stored]) -> set[tuple[str, BlobKi
         BlobKind.OPTIMISER_STATE: select(Task.tenant, Task.optimiser_state_sha256).where(
             col(Task.optimiser_state_sha256).in_(names[BlobKind.OPTIMISER_STATE])
         ),
+        BlobKind.NOISE_STATE: select(Task.tenant, StreamRow.buffers_sha256)
+        .join(StreamRow, col(StreamRow.task_id) == col(Task.id))
+        .where(col(StreamRow.buffers_sha256).in_(names[BlobKind.NOISE_STATE])),
         None: select(Round.tenant, Participation.id)
         .join(Round, col(Round.id) == col(Participation.round_id))
         .where(

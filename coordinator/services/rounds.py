@@ -35,8 +35,10 @@ from coordinator.core.selection import ranked, round_seed, wanted
 from coordinator.core.stopping import is_past
 from coordinator.core.task_settings import Mode, TaskSettings, read_settings
 from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
+from coordinator.services import hiding, spending
 from coordinator.services.group_ends import end_group, is_secure
 from coordinator.services.group_terms import fewest_of
+from coordinator.services.spending import Room
 from coordinator.services.stops import stop_for
 from coordinator.store.group_tables import Member, Quarantine
 from coordinator.store.tables import (
@@ -106,6 +108,8 @@ def tend(session: Session, task_id: str, now: datetime) -> bool:
     if not _may_open(task, Counter(found), now):
         return False
     last = session.exec(select(func.max(Round.number)).where(Round.task_id == task.id)).one()
+    if _ends_for_privacy(session, task, spending.room_for(session, task, (last or 0) + 1), now):
+        return True
     round_ = Round(
         id=secrets.token_hex(16),
         tenant=task.tenant,
@@ -118,6 +122,17 @@ def tend(session: Session, task_id: str, now: datetime) -> bool:
     )
     _start_from_the_newest(session, task, round_)
     return True
+
+
+_WITHOUT_ROOM = {Room.SPENT: Stop.BUDGET_SPENT, Room.DAMAGED: Stop.LEDGER_DAMAGED}
+
+
+def _ends_for_privacy(session: Session, task: Task, room: Room, now: datetime) -> bool:
+    """End a task for which nothing is left that could be charged. Whether it did."""
+    why = _WITHOUT_ROOM.get(room)
+    if why is not None:
+        end_task(session, task, TaskEvent.STOPPED, why, now)
+    return why is not None
 
 
 def _start_from_the_newest(session: Session, task: Task, round_: Round) -> None:
@@ -180,6 +195,12 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
         return True
     if len(pool) < plan.min_reports:
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.TOO_FEW_DEVICES, now)
+        return True
+    room = spending.reserve(session, task, round_)
+    if _ends_for_privacy(session, task, room, now):
+        return True
+    if room is Room.HELD:
+        abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.BUDGET_HELD, now)
         return True
     most = _for_one_group(plan, settings)
     if plan.summing is Summing.SECURE:  # as many groups as the pool has devices for
@@ -352,6 +373,8 @@ def abandon(session: Session, round_: Round, event: Event, why: Abandonment, now
             session.add(group)
     session.flush()
     _end_open_participations(session, round_.id, now)
+    spending.free(session, session.get_one(Task, round_.task_id), round_)
+    hiding.erase(session, round_.id)
 
 
 _WHEN_A_TASK_ENDS = {
@@ -367,6 +390,7 @@ def end_task(session: Session, task: Task, event: TaskEvent, why: Stop, now: dat
     task.ended_at = now
     session.add(task)
     _abandon_all(session, task, UNENDED_PHASES, *_WHEN_A_TASK_ENDS[event], now)
+    hiding.end_stream(session, task.id)
 
 
 def stop_selecting(session: Session, task: Task, now: datetime) -> None:

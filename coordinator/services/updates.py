@@ -16,10 +16,11 @@ from enum import StrEnum
 from sqlmodel import Session, col, func, select
 
 from coordinator.core import optimisers
-from coordinator.core.aggregation import apply_update, buffered_sum
+from coordinator.core.aggregation import Values, apply_update, buffered_sum
 from coordinator.core.rounds import GROUP_STEPS, STEPS, Event, GroupEvent, GroupPhase, Phase, step
 from coordinator.core.task_settings import Mode, read_settings
 from coordinator.core.tasks import RUNNING, TaskEvent
+from coordinator.services import hiding, spending
 from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.services.rounds import abandon, end_task, live_groups
 from coordinator.services.stops import stop_for
@@ -59,6 +60,7 @@ class Update:
         base_sha256: The model version that it was applied to.
         state_sha256: What the server optimiser remembers after it; None where it remembers nothing.
         replaced_state_sha256: What it remembered before.
+        stream: Where correlated noise stands after it; None without any.
     """
 
     tenant: str
@@ -69,6 +71,7 @@ class Update:
     result: Checkpoint
     state_sha256: str | None
     replaced_state_sha256: str | None
+    stream: hiding.Stream | None = None
 
 
 def is_complete(session: Session, round_id: str) -> bool:
@@ -149,6 +152,7 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         GroupDamaged: A partial sum was damaged or lost.
         DigestMismatch, NotFound: The checkpoint or the optimiser's state was.
         InvalidWeights: The update is not finite.
+        Unprepared: The rounds lost a group since the noise of their sums was drawn: draw it anew.
     """
     task = session.get_one(Task, task_id)
     settings = read_settings(task.settings)
@@ -162,14 +166,17 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
     )
     buffered = settings.mode is Mode.BUFFERED
     rounds = [session.get_one(Round, round_id) for round_id in round_ids]
+    streams: list[hiding.Stream] = []
+
+    def delta_of(round_: Round) -> Values:
+        found = hiding.hidden(
+            session, blobs, round_, round_delta(session, blobs, round_, plan, manifest.shared_parameters)
+        )
+        streams.extend([found.stream] if found.stream else [])
+        return found.total
+
     total = buffered_sum(
-        (
-            (
-                round_delta(session, blobs, round_, plan, manifest.shared_parameters),
-                before.model_version - round_.model_version if buffered else 0,
-            )
-            for round_ in rounds
-        ),
+        ((delta_of(round_), before.model_version - round_.model_version if buffered else 0) for round_ in rounds),
         settings.staleness_exponent,
     )
     optimiser = settings.server_optimiser
@@ -190,6 +197,7 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         result=store_checkpoint(blobs, task.tenant, weights, task.bundle_sha256, before.model_version + 1, key),
         state_sha256=None if raw is None else blobs.put(task.tenant, BlobKind.OPTIMISER_STATE, raw),
         replaced_state_sha256=task.optimiser_state_sha256,
+        stream=streams[-1] if streams else None,
     )
 
 
@@ -216,10 +224,14 @@ def commit_update(session: Session, update: Update, now: datetime) -> bool:
     record_checkpoint(session, task.tenant, update.result, now)
     for round_ in rounds:
         take_groups(session, round_.id)
+        session.flush()
+        spending.note_release(session, round_)
+        hiding.erase(session, round_.id)
         commit(session, round_)
         round_.result_sha256 = update.result.sha256
     task.checkpoint_sha256 = update.result.sha256
     task.optimiser_state_sha256 = update.state_sha256
+    hiding.keep_stream(session, task.id, update.stream)
     count_rounds(session, task, len(rounds), now)
     return True
 

@@ -29,6 +29,7 @@ class BlobKind(StrEnum):
     REPORT = "reports"
     PARTIAL_SUM = "partial-sums"
     OPTIMISER_STATE = "optimiser-states"
+    NOISE_STATE = "noise-states"
 
 
 @dataclass(frozen=True, slots=True)

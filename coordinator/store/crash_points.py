@@ -23,6 +23,8 @@ class CrashPoint(StrEnum):
     GROUP_ABORTED = "group-aborted"
     ROUND_BUFFERED = "round-buffered"
     STALE_DROPPED = "stale-dropped"
+    NOISE_CHARGED = "noise-charged"
+    """Rounds whose sums the coordinator hides were charged, and the seeds of their noise drawn."""
     UPDATE_STORED = "update-stored"
     """Blobs: the next checkpoint, and the state of the server optimiser."""
     UPDATE_COMMITTED = "update-committed"

@@ -15,6 +15,7 @@ from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.measures import encode_measures
 from edge_runtime.protocol.plan import Kind, MetricRange
 from tests.coordinator.asking import check_in, report_of, send_report
+from tests.coordinator.privacy.spending import CENTRAL, entries_of, put_budget
 from tests.coordinator.running import begun, reported, rounds_of
 from tests.coordinator.test_secure_restarts import SECURE_POINTS
 from tests.programme import PLAN, TASK, TENANT, Crash, Home, one_hot, replace
@@ -78,6 +79,19 @@ def evaluating(home: Home) -> None:
     assert rounds_of(home, TASK)[0]["metrics"] == {"loss": pytest.approx(1.0, abs=1e-4)}
 
 
+def central(home: Home) -> None:
+    """One report, hidden by noise that the coordinator adds."""
+    home.app.state.parts = replace(home.app.state.parts, smallest_cohort=1)
+    put_budget(home, "recipients", rho=9.0).raise_for_status()
+    phone = home.phone(0)
+    home.start_task(replace(CENTRAL, goal=1), pool_size=1, rounds=1)
+    (assignment,) = begun(home, [phone], "one")
+    reported(home, phone, assignment, one_hot(0))
+    yield_here(home)
+    assert rounds_of(home, TASK)[0]["phase"] == "committed"
+    assert [one["kind"] for one in entries_of(home)] == ["budget", "task", "reserved", "charged"]
+
+
 def damaged(home: Home) -> None:
     home.start_task(ALONE, pool_size=1, rounds=1)
     phone = home.phone(0)
@@ -114,6 +128,7 @@ SCENES: dict[CrashPoint, Callable[[Home], None]] = {
     CrashPoint.ROUND_BUFFERED: buffered,
     CrashPoint.STALE_DROPPED: buffered,
     CrashPoint.METRICS_COMMITTED: evaluating,
+    CrashPoint.NOISE_CHARGED: central,
     CrashPoint.GROUP_ABORTED: damaged,
     CrashPoint.ROUND_GIVEN_UP: infinite,
 }

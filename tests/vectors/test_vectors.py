@@ -260,7 +260,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     given |= {"DATABASE_CONNECTIONS": "6", "AUTHORITY_KEY_FILE": "/a", "BLOB_URL": "s3://b", "LEASE_S": "7.5"}
     given |= {"CHECK_INS_PER_S": "8.5", "MOST_WAITING": "9", "DRAIN_S": "10.5", "KEEP_ROUNDS_DAYS": "11.5"}
     given |= {"SWEEP_AFTER_S": "1200.5", "LOG_FORM": "json", "LOG_LEVEL": "error", "ACCESS_LOG": "all"}
-    given |= {"METRICS_TOKEN": "t"}
+    given |= {"METRICS_TOKEN": "t", "SMALLEST_COHORT": "12", "SECOND_OPINION": "never"}
     assert {f"EDGEWISE_{name}" for name in given} == set(frozen("settings.json"))
     for name, value in given.items():
         monkeypatch.setenv(f"EDGEWISE_{name}", value)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from coordinator.api.operator import cohorts, devices, models, populations, releases, tasks
+from coordinator.api.operator import cohorts, devices, models, populations, privacy, releases, tasks
 from coordinator.api.operator.access import PREFIX
 from coordinator.api.operator.tasks import TaskRequest
 
 __all__ = ["PREFIX", "TaskRequest", "router"]
 
 router = APIRouter(prefix=PREFIX)
-for _part in (populations, cohorts, models, tasks, devices, releases):
+for _part in (populations, cohorts, models, tasks, devices, releases, privacy):
     router.include_router(_part.router)

@@ -29,9 +29,11 @@ from coordinator.api.parts import Parts, PartsOf
 from coordinator.core.cohorts.reading import read_rule
 from coordinator.core.cohorts.rule import Rule
 from coordinator.core.forecast import Reach
+from coordinator.core.privacy.plans import mode_of
+from coordinator.core.privacy.statement import Mode as PrivacyMode
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import TaskState
-from coordinator.services import catalogue, cohorts, funnel, reach, round_views, task_changes, tasks
+from coordinator.services import budgets, catalogue, cohorts, funnel, reach, round_views, task_changes, tasks
 from coordinator.services.running import read_plan
 from coordinator.services.tasks import warnings_of
 from coordinator.store.tables import CheckpointRow, Task, Tenant
@@ -215,6 +217,7 @@ def approve_task(
     with parts.database.writing() as session:
         catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
         task = tasks.approve_task(session, tenant, name, parts.now())
+        _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
 
 
@@ -224,7 +227,17 @@ def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, 
     with parts.database.writing() as session:
         catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
         task = tasks.start_task(session, tenant, name, parts.now())
+        _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
+
+
+def _check_spending(session: Session, tenant: Tenant, parts: Parts, task: Task) -> None:
+    """Hold a task against the budgets of its population; the devices of its cohort are counted where they matter."""
+    cohort = 0
+    if mode_of(read_plan(task.plan)) is not PrivacyMode.NONE:
+        named = read_settings(task.settings).cohort
+        cohort = round(_reach(parts.now())(session, tenant, task.population, named).devices)
+    budgets.check_task(session, task, cohort=cohort, smallest_cohort=parts.smallest_cohort)
 
 
 @router.post("/tasks/{name}/pause")

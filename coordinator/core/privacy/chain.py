@@ -58,7 +58,12 @@ class Entry:
     @property
     def digest(self) -> str:
         """64 hex digits."""
-        return hashlib.sha256(_DOMAIN + self.to_bytes()).hexdigest()
+        return entry_digest(self.to_bytes())
+
+
+def entry_digest(raw: bytes) -> str:
+    """The digest of an entry in its canonical bytes, 64 hex digits."""
+    return hashlib.sha256(_DOMAIN + raw).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +85,19 @@ def linked(population: str, head: Head, fact: Fact, at_ms: int) -> tuple[Entry, 
     return entry, Head(entry.place, entry.digest)
 
 
-def verified(population: str, entries: Sequence[Entry], trusted: Head | None = None) -> Head:
+def verified(
+    population: str, entries: Sequence[Entry], trusted: Head | None = None, begins: Head | None = None
+) -> Head:
     """The head of a whole ledger.
 
     Args:
+        begins: Where the entries go on from, verified before; None for the beginning.
         trusted: A head that was kept elsewhere. Entries behind it are fine, fewer are not.
 
     Raises:
         LedgerDamaged: An entry was edited, removed, added or moved, or the ledger ends before the trusted head.
     """
-    head = genesis(population)
+    head = begins or genesis(population)
     seen = {head.count: head.digest}
     for entry in entries:
         if entry.population != population or entry.place != head.count + 1 or entry.previous != head.digest:
@@ -105,8 +113,8 @@ def verified(population: str, entries: Sequence[Entry], trusted: Head | None = N
     return head
 
 
-def rebuilt(budgets: tuple[Budget, ...], entries: Iterable[Entry]) -> Account:
-    """The account that the entries lead to; verify them first."""
+def rebuilt(entries: Iterable[Entry], budgets: tuple[Budget, ...] = ()) -> Account:
+    """The account that the entries lead to, from given budgets on; verify them first."""
     account = Account(budgets)
     for entry in entries:
         account = applied(account, entry.fact)

@@ -1,29 +1,33 @@
 """The privacy ledger of a population, as decisions: what may be reserved, charged, given back; what is spent.
 
 A decision looks at an account and answers with a fact, or refuses; `applied` folds a fact into the account. Facts are
-what `chain` links and the store keeps; replaying them rebuilds the account.
+what `chain` links and the store keeps; replaying them rebuilds the account, budgets included.
 
 A round reserves its cost before it begins. The charge commits in the transaction that lets its sum be opened, and is
 never given back; a reservation is, when the round ends without opening anything. Groups of a round compose in parallel:
 a round is charged once. A task costs what the device gave that was in its dearest rounds (`participation`); tasks of a
 population add up. Evaluation, metrics and analytics are tasks like others.
+
+A charge counts one group: how many will be opened is not known yet. Recipients see nothing before the round's update is
+made; then it is known, and what they see has the noise of all groups (`released`). Until then, and for a round whose
+update is never made, the charge stands as it is.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from coordinator.core.privacy.conversions import epsilon_to_rho
+from coordinator.core.privacy.distributed import recipients_rho
 from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEvent
 from coordinator.core.privacy.participation import ParticipationLimits, dearest
 from coordinator.core.privacy.refusals import BudgetSpent, InvalidBudget, LedgerClosed, NotReserved
-from coordinator.core.privacy.statement import Opponent, claimed_epsilon
+from coordinator.core.privacy.statement import Mode, Opponent, claimed_epsilon
 
 ALERTS: Final = (0.7, 0.9)
 """Shares of a budget at which operators are told."""
@@ -41,10 +45,13 @@ class Purpose(StrEnum):
 
 
 class FactKind(StrEnum):
+    BUDGET = "budget"
     TASK = "task"
     RESERVED = "reserved"
     FREED = "freed"
     CHARGED = "charged"
+    RELEASED = "released"
+    """The update of a charged round was made: it is known how many groups' noise recipients see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +113,20 @@ class Fact:
     """Something that happened to a ledger; never changed, never removed.
 
     Attributes:
-        round: 0 for the fact that a task begins.
-        cost: Of a reservation and of the charge that it became.
-        limits: Of the fact that a task begins.
+        task: Empty for a budget.
+        round: 0 for a budget, and for the fact that a task begins.
+        cost: Of a reservation, of the charge that it became, and of what was released.
+        limits: Of the fact that a task begins, as its purpose and mode.
     """
 
     kind: FactKind
-    task: str
+    task: str = ""
     round: int = 0
     cost: Cost | None = None
     purpose: Purpose | None = None
     limits: ParticipationLimits | None = None
+    mode: Mode | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,13 @@ class TaskAccount:
     purpose: Purpose
     charged: Mapping[int, Cost] = field(default_factory=dict)
     reserved: Mapping[int, Cost] = field(default_factory=dict)
+    mode: Mode = Mode.DISTRIBUTED
+    released: frozenset[int] = frozenset()
+    """Charged rounds whose number of groups is known."""
+
+    def protects_from(self, opponent: Opponent) -> bool:
+        """Whether nothing of it was opened without noise against the opponent."""
+        return all(cost.against(opponent) is not None for cost in (*self.reserved.values(), *self.charged.values()))
 
     def events(self, opponent: Opponent) -> list[Event]:
         """What a device gave at most, with what is reserved."""
@@ -147,12 +164,19 @@ def _span(rounds: Mapping[int, Cost]) -> range:
 class Account:
     """A population's ledger at one moment."""
 
-    budgets: tuple[Budget, ...]
+    budgets: tuple[Budget, ...] = ()
     tasks: Mapping[str, TaskAccount] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({budget.opponent for budget in self.budgets}) != len(self.budgets):
             raise InvalidBudget("There are two budgets against one opponent.", "Keep one.")
+
+    def budget_against(self, opponent: Opponent) -> Budget | None:
+        return next((budget for budget in self.budgets if budget.opponent is opponent), None)
+
+    def without_reservations(self) -> Account:
+        """What is spent for good."""
+        return Account(self.budgets, {name: replace(task, reserved={}) for name, task in self.tasks.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +211,43 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> tuple[float, str]:
     return claimed_epsilon(list(events), delta)
 
 
-def begin_task(account: Account, task: str, purpose: Purpose, limits: ParticipationLimits) -> Fact:
+def set_budget(account: Account, budget: Budget) -> Fact | None:
+    """A budget begins to hold, or takes the place of the one against the same opponent; None where it is that one.
+
+    It may be raised, by whoever answers for it, and the ledger keeps that it was. What is spent stays spent.
+
+    Raises:
+        LedgerClosed: Something was opened already that had no noise against the opponent, or the target delta of
+            what was charged would rise.
+        InvalidBudget: More than that is spent or reserved already, or it cannot be reckoned in what was spent.
+    """
+    before = account.budget_against(budget.opponent)
+    if before == budget:
+        return None
+    open_ = [name for name, task in account.tasks.items() if not task.protects_from(budget.opponent)]
+    if open_:
+        raise LedgerClosed(
+            f"Task {open_[0]} opened sums without noise against the {budget.opponent}.",
+            "Keep a budget against recipients alone, or begin a new population.",
+        )
+    charged = any(task.charged or task.reserved for task in account.tasks.values())
+    if before is not None and charged and budget.target_delta > before.target_delta:
+        raise LedgerClosed(
+            f"Charges were made at a target delta of {before.target_delta:.3g}.", "Keep it, or take a smaller one."
+        )
+    now = spent(account, budget)
+    if now.share > _FULL:
+        unit = "ε" if budget.rho is None else "ρ"
+        raise InvalidBudget(
+            f"The ledger holds {unit} = {now.figure:.4g} against the {budget.opponent} already.",
+            f"Take a budget of {unit} ≥ {math.ceil(now.figure * 1000) / 1000:g}.",
+        )
+    return Fact(kind=FactKind.BUDGET, budget=budget)
+
+
+def begin_task(
+    account: Account, task: str, purpose: Purpose, limits: ParticipationLimits, mode: Mode = Mode.DISTRIBUTED
+) -> Fact:
     """A task begins to spend.
 
     Raises:
@@ -195,7 +255,7 @@ def begin_task(account: Account, task: str, purpose: Purpose, limits: Participat
     """
     if task in account.tasks:
         raise LedgerClosed(f"Task {task} is in the ledger, with its limits.", "Begin a new task to change them.")
-    return Fact(kind=FactKind.TASK, task=task, purpose=purpose, limits=limits)
+    return Fact(kind=FactKind.TASK, task=task, purpose=purpose, limits=limits, mode=mode)
 
 
 def reserve(account: Account, task: str, round_: int, cost: Cost) -> Fact | None:
@@ -250,23 +310,47 @@ def free(account: Account, task: str, round_: int) -> Fact | None:
     return Fact(kind=FactKind.FREED, task=task, round=round_) if round_ in known.reserved else None
 
 
+def released(account: Account, task: str, round_: int, groups: int) -> Fact | None:
+    """The update of a charged round was made of so many groups, once; None where that changes nothing.
+
+    The charge against the coordinator stays: it saw each group's sum. Against recipients it is that of the sum of the
+    groups, whose noise adds up; of one group, nothing changes.
+
+    Raises:
+        NotReserved: The round was not charged: its sum may not be used.
+    """
+    known = _task(account, task)
+    if round_ not in known.charged:
+        raise NotReserved(f"Round {round_} of task {task} was not charged.", "Charge it before its sum is opened.")
+    cost = known.charged[round_]
+    if cost.recipients is None or known.mode is not Mode.DISTRIBUTED or groups < 2 or round_ in known.released:
+        return None
+    after = replace(cost, recipients=recipients_rho(cost.recipients, groups))
+    return Fact(kind=FactKind.RELEASED, task=task, round=round_, cost=after)
+
+
 def applied(account: Account, fact: Fact) -> Account:
     """The account after a fact; the given one is not changed."""
+    if fact.kind is FactKind.BUDGET and fact.budget is not None:
+        others = tuple(budget for budget in account.budgets if budget.opponent is not fact.budget.opponent)
+        return replace(account, budgets=(*others, fact.budget))
     tasks = dict(account.tasks)
     if fact.kind is FactKind.TASK:
-        tasks[fact.task] = TaskAccount(fact.limits or ParticipationLimits(), fact.purpose or Purpose.TRAINING)
-        return dataclasses.replace(account, tasks=tasks)
+        limits, purpose = fact.limits or ParticipationLimits(), fact.purpose or Purpose.TRAINING
+        tasks[fact.task] = TaskAccount(limits, purpose, mode=fact.mode or Mode.DISTRIBUTED)
+        return replace(account, tasks=tasks)
     known = _task(account, fact.task)
     reserved, charged = dict(known.reserved), dict(known.charged)
     if fact.kind is FactKind.RESERVED and fact.cost is not None:
         reserved[fact.round] = fact.cost
-    elif fact.kind is FactKind.CHARGED and fact.cost is not None:
+    elif fact.kind in (FactKind.CHARGED, FactKind.RELEASED) and fact.cost is not None:
         reserved.pop(fact.round, None)
         charged[fact.round] = fact.cost
     else:
         reserved.pop(fact.round, None)
-    tasks[fact.task] = dataclasses.replace(known, reserved=reserved, charged=charged)
-    return dataclasses.replace(account, tasks=tasks)
+    done = known.released | {fact.round} if fact.kind is FactKind.RELEASED else known.released
+    tasks[fact.task] = replace(known, reserved=reserved, charged=charged, released=done)
+    return replace(account, tasks=tasks)
 
 
 def alerts(before: Spent, after: Spent) -> tuple[float, ...]:

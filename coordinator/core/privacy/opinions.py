@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from coordinator.core.privacy.events import Accountant, Event
@@ -16,6 +17,16 @@ from coordinator.core.privacy.refusals import OpinionsDiffer
 
 LARGEST_DIFFERENCE: Final = 0.02
 """Relative to the smaller of both."""
+
+
+class SecondOpinions(StrEnum):
+    """Whether another accountant is asked before something is claimed."""
+
+    INSTALLED = "installed"
+    """Where there is one."""
+    REQUIRED = "required"
+    """Nothing is claimed without."""
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)

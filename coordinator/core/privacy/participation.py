@@ -6,6 +6,7 @@ is in the dearest rounds which are far enough apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -93,6 +94,10 @@ def dearest(costs: Sequence[float], limits: ParticipationLimits) -> float:
     if not costs:
         return 0.0
     times = most_participations(len(costs), limits.separation, limits.most)
+    if limits.separation == 1:
+        return math.fsum(sorted(costs, reverse=True)[:times])
+    if min(costs) == max(costs):
+        return costs[0] * times
     # best[t] after a round: the dearest choice of at most t rounds so far.
     best = [np.zeros(times + 1)]
     for at, cost in enumerate(costs):

@@ -27,7 +27,7 @@ from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_delta, rho_
 from coordinator.core.privacy.correlated import correlated_rho, prefix_error
 from coordinator.core.privacy.distributed import GroupNoise, excess
 from coordinator.core.privacy.participation import ParticipationLimits, composed_rho
-from coordinator.core.privacy.refusals import InvalidBudget, InvalidLimits, ModeNotGiven
+from coordinator.core.privacy.refusals import InvalidBudget, InvalidLimits, ModeNotGiven, PrivacyRefusal
 from coordinator.core.privacy.settings import PrivacySettings, Sums, check_settings
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent, Statement, stated
 from edge_runtime.protocol.secure_sum.lanes import Lanes
@@ -151,6 +151,24 @@ def planned(wish: Wish) -> Advice:
         sentences=_reached(wish, noise, goal) if reachable else _missed(wish, needed, allowed, goal),
         clipping=_clipping_advice(wish, noise),
     )
+
+
+def compared(wish: Wish, advice: Advice) -> dict[Mode, Advice]:
+    """The same wish in every mode that is planned, for a chart; in modes that protect from fewer, fewer budgets count.
+
+    A mode in which nothing of the wish can be planned is left out.
+    """
+    found = {wish.mode: advice}
+    for mode in (Mode.DISTRIBUTED, Mode.CENTRAL, Mode.CORRELATED, Mode.LOCAL):
+        epsilon = {opponent: bound for opponent, bound in wish.epsilon.items() if opponent in PROTECTS[mode]}
+        if Opponent.RECIPIENTS in PROTECTS[mode] and not epsilon:
+            epsilon = {Opponent.RECIPIENTS: min(wish.epsilon.values())}
+        if mode not in found:
+            try:
+                found[mode] = planned(dataclasses.replace(wish, mode=mode, epsilon=epsilon))
+            except PrivacyRefusal:
+                continue
+    return found
 
 
 def point(wish: Wish, noise: float, rounds: int) -> Point:

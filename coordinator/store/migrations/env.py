@@ -5,6 +5,7 @@ from sqlmodel import SQLModel
 
 import coordinator.store.group_tables
 import coordinator.store.leases
+import coordinator.store.privacy_tables
 import coordinator.store.tables  # noqa: F401  (registers the tables)
 
 connection = context.config.attributes["connection"]

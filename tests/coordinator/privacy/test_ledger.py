@@ -258,7 +258,7 @@ def head_of(entries: list[Entry]) -> Head:
 
 
 def test_replaying_a_ledger_rebuilds_the_account(chain: list[Entry]) -> None:
-    account = rebuilt((RHO_BUDGET,), [Entry.from_bytes(entry.to_bytes()) for entry in chain])
+    account = rebuilt([Entry.from_bytes(entry.to_bytes()) for entry in chain], (RHO_BUDGET,))
     assert share(account) == pytest.approx(0.2)
     assert set(account.tasks["words"].charged) == {1, 2, 3, 4}
 

@@ -1,0 +1,159 @@
+"""What a plan costs, and whether its promises can be kept: from plans to costs and settings. Pure."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+import numpy as np
+
+from coordinator.core.privacy.blt import Blt, fitted
+from coordinator.core.privacy.central import SumNoise
+from coordinator.core.privacy.correlated import sensitivity
+from coordinator.core.privacy.distributed import GroupNoise
+from coordinator.core.privacy.ledger import Cost, Purpose
+from coordinator.core.privacy.participation import ParticipationLimits
+from coordinator.core.privacy.refusals import ModeNotGiven
+from coordinator.core.privacy.settings import PrivacySettings, Sums
+from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
+from edge_runtime.protocol.plan import Kind, Plan, Summing
+from edge_runtime.protocol.secure_sum.thresholds import corrupt_members
+
+COUNT_SENSITIVITY: Final = 0.5
+"""Of the bit that adaptive clipping adds: it is sent as ±½."""
+OF_THE_COORDINATOR: Final = frozenset({Mode.CENTRAL, Mode.CORRELATED})
+"""Modes whose noise the coordinator draws."""
+
+
+def mode_of(plan: Plan) -> Mode:
+    """What hides a participant; example-level noise hides none and is stated apart."""
+    return Mode(plan.privacy.value)
+
+
+def purpose_of(plan: Plan) -> Purpose:
+    return Purpose.EVALUATION if plan.kind is Kind.EVALUATE else Purpose.TRAINING
+
+
+def limits_of(plan: Plan) -> ParticipationLimits:
+    """How often a device may be in."""
+    return ParticipationLimits(separation=plan.separation, least_gap_s=plan.separation_s, most=plan.most_participations)
+
+
+def composed_limits(plan: Plan) -> ParticipationLimits:
+    """How the ledger adds up a task's rounds: correlated noise has them in each round's cost already."""
+    return ParticipationLimits() if mode_of(plan) is Mode.CORRELATED else limits_of(plan)
+
+
+def sum_noise(plan: Plan, values: int) -> SumNoise:
+    """The noise that the coordinator adds to a round's sum."""
+    return SumNoise.of(plan.lanes(), values, _delta_multiplier(plan))
+
+
+def _delta_multiplier(plan: Plan) -> float:
+    if plan.adaptive is None:
+        return plan.noise_multiplier
+    return plan.adaptive.delta_multiplier(plan.noise_multiplier)
+
+
+def cost_of(plan: Plan, values: int, *, round_: int = 1, first: int = 1, rounds: int = 1, before: float = 0.0) -> Cost:
+    """What opening the sums of one round costs a device that is in it.
+
+    Args:
+        values: Of a report.
+        round_: Of correlated noise: the round's number.
+        first: Of correlated noise: the round with which its noise began, or began anew.
+        rounds: Of correlated noise: how many it is planned for.
+        before: Of correlated noise: ρ that its rounds since `first` were charged already.
+    """
+    mode = mode_of(plan)
+    if mode is Mode.NONE:
+        return Cost(None, None)
+    if mode is Mode.CORRELATED:
+        rho = correlated_rho_until(plan, values, rounds, round_ - first + 1)
+        return Cost(None, max(0.0, rho - before))
+    noise = GroupNoise.of(plan.lanes(), values).rho if mode not in OF_THE_COORDINATOR else sum_noise(plan, values).rho
+    if plan.adaptive is not None:
+        noise += COUNT_SENSITIVITY**2 / (2 * plan.adaptive.count_noise**2)
+    protects = PROTECTS[mode]
+    return Cost(noise if Opponent.COORDINATOR in protects else None, noise if Opponent.RECIPIENTS in protects else None)
+
+
+@functools.lru_cache(maxsize=16)
+def factor_of(rounds: int, separation: int) -> Blt:
+    """The factor of a training planned for so many rounds."""
+    return fitted(rounds, separation)
+
+
+def correlated_rho_until(plan: Plan, values: int, planned: int, rounds: int) -> float:
+    """ρ of the first rounds of a stretch of correlated noise that was planned for so many."""
+    noise = sum_noise(plan, values)
+    return _unit_rho(planned, rounds, plan.separation, plan.most_participations) / noise.multiplier**2
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit_rho(planned: int, rounds: int, separation: int, most: int | None) -> float:
+    column = factor_of(planned, separation).column(planned)[:rounds]
+    return sensitivity(np.asarray(column), separation, most) ** 2 / 2
+
+
+def settings_of(
+    plan: Plan, *, target_delta: float, population: int, cohort: int, smallest_cohort: int, values: int
+) -> PrivacySettings:
+    """The settings that `check_settings` looks at."""
+    most = plan.max_participants
+    return PrivacySettings(
+        mode=mode_of(plan),
+        sums=Sums.SECURE if plan.summing is Summing.SECURE else Sums.PLAIN,
+        clipping_norm=plan.clipping_norm,
+        noise_multiplier=plan.noise_multiplier if mode_of(plan) is not Mode.NONE else 0.0,
+        target_delta=target_delta,
+        population=population,
+        cohort=cohort,
+        group_size=most,
+        fewest_survivors=plan.survivors or most,
+        corrupt=corrupt_members(plan.corrupt_permille, most),
+        lane_bits=plan.lane_bits,
+        parameters=values,
+        smallest_cohort=smallest_cohort,
+        limits=limits_of(plan),
+    )
+
+
+def check_schedule(plan: Plan, *, buffered: bool, rounds: int | None) -> None:
+    """Return if a task with such rounds can carry the plan's mode.
+
+    Raises:
+        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones.
+    """
+    if mode_of(plan) is not Mode.CORRELATED:
+        return
+    if buffered:
+        raise ModeNotGiven("Correlated noise is of one round after another.", "Make the task synchronous, or central.")
+    if rounds is None:
+        raise ModeNotGiven("Correlated noise is planned for a number of rounds.", "Set stop.rounds.")
+    if plan.kind is not Kind.TRAIN:
+        raise ModeNotGiven("What is measured is no prefix sum.", "Choose central noise for evaluation.")
+
+
+def check_opponents(plan: Plan, opponents: frozenset[Opponent] | set[Opponent]) -> None:
+    """Return if the plan's mode protects from every opponent for whom its population has a budget.
+
+    Raises:
+        ModeNotGiven: It does not, or it makes a claim for which there is no budget.
+    """
+    mode = mode_of(plan)
+    if not opponents:
+        if mode is Mode.NONE:
+            return
+        raise ModeNotGiven(
+            f"The plan claims {mode} privacy, and its population {plan.population!r} has no budget.",
+            "Set one first: `edgewise-coordinator privacy budget set`.",
+        )
+    for opponent in sorted(opponents - PROTECTS[mode]):
+        choice = "distributed or local" if opponent is Opponent.COORDINATOR else "central, distributed or local"
+        raise ModeNotGiven(
+            f"Mode {mode} does not protect from the {opponent}, for whom the population has a budget.",
+            f"Choose {choice} noise.",
+        )
+    if not opponents & PROTECTS[mode]:
+        raise ModeNotGiven(f"Mode {mode} protects from nobody for whom there is a budget.", "Set such a budget.")

@@ -1,0 +1,326 @@
+"""What may be said of a population's privacy: figures with everything beside them, and claims with a second opinion."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlmodel import Session, col, select
+
+from coordinator.core.privacy.conversions import rho_to_epsilon
+from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEvent
+from coordinator.core.privacy.gaussian import exact_epsilon
+from coordinator.core.privacy.ledger import Account, TaskAccount
+from coordinator.core.privacy.opinions import Opinion
+from coordinator.core.privacy.participation import most_participations
+from coordinator.core.privacy.refusals import NotCovered
+from coordinator.core.privacy.settings import default_target_delta
+from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent, Statement, claimed_epsilon, stated
+from coordinator.core.privacy.zcdp import example_rho
+from coordinator.services import ledger
+from coordinator.services.budgets import devices_of
+from coordinator.services.catalogue import population_named
+from coordinator.services.ledger import Book, Whose
+from coordinator.services.running import read_plan
+from coordinator.store.privacy_tables import ClaimRow
+from coordinator.store.tables import Task, Tenant
+from edge_runtime.protocol.errors import NotFound
+
+SecondOpinion = Callable[[Sequence[Event], float], tuple[Opinion, Opinion]]
+"""The claim for some events and the opinion of somebody else; refuses where both differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One figure against one opponent; never without the rest.
+
+    Attributes:
+        epsilon: An upper bound; None where the mode does not protect from the opponent.
+        budget_share: Of the budget against the opponent, what is reserved left out; None without one.
+        sentence: All of it in words.
+    """
+
+    opponent: Opponent
+    epsilon: float | None
+    target_delta: float
+    unit: str
+    adjacency: str
+    mechanism: str
+    sampling: str
+    accountant: str
+    assumptions: tuple[str, ...]
+    budget_share: float | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """What one task hides of single examples; apart from every other figure, and never added to one."""
+
+    task: str
+    figure: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a ledger says of a population, or of one of its tasks.
+
+    Attributes:
+        since: When the ledger begins; what was released before is not in it.
+        entries: How many entries it has.
+        head: Digest of the newest: kept elsewhere, it shows whether the ledger was cut off or rewritten.
+        modes: Of what was charged.
+        figures: One against each opponent, side by side; none while nothing was charged.
+    """
+
+    population: str
+    task: str | None
+    since: datetime | None
+    entries: int
+    head: str
+    modes: tuple[Mode, ...]
+    rounds: int
+    figures: tuple[Figure, ...]
+    examples: tuple[Examples, ...]
+
+
+def said(session: Session, tenant: Tenant, population: str, task: str | None = None) -> Said:
+    """State what was charged so far, of a population or of one of its tasks.
+
+    Raises:
+        NotFound: The tenant has no such population, or nothing of such a task was charged.
+        LedgerDamaged: The ledger is not the one that was written.
+    """
+    population_named(session, tenant, population)
+    book = ledger.read(session, Whose(tenant.name, population))
+    delta = default_target_delta(devices_of(session, tenant.name, population))
+    return Said(
+        population=population,
+        task=task,
+        since=book.since,
+        entries=book.head.count,
+        head=book.head.digest,
+        modes=tuple(sorted({one.mode for one in _charged(book.account, task).values()})),
+        rounds=sum(len(one.charged) for one in _charged(book.account, task).values()),
+        figures=tuple(figures_of(book.account, task, delta)),
+        examples=tuple(_examples(session, tenant, population, task, book.account, delta)),
+    )
+
+
+def _charged(account: Account, task: str | None) -> dict[str, TaskAccount]:
+    """The tasks that were charged for something, reservations left out.
+
+    Raises:
+        NotFound: A task is named, and the ledger does not know it.
+    """
+    if task is not None and task not in account.tasks:
+        raise NotFound(f"the ledger knows no task {task!r}")
+    tasks = account.without_reservations().tasks
+    return {name: one for name, one in tasks.items() if one.charged and task in (None, name)}
+
+
+def target_delta_of(account: Account, opponent: Opponent, otherwise: float) -> float:
+    """That of the budget against the opponent; without one the smallest that there is, or another."""
+    budget = account.budget_against(opponent)
+    if budget is not None:
+        return budget.target_delta
+    return min((one.target_delta for one in account.budgets), default=otherwise)
+
+
+def events_of(tasks: dict[str, TaskAccount], opponent: Opponent) -> list[Event]:
+    """What was released of some tasks; of central noise alone, as the one Gaussian release that it is worth."""
+    events = [event for task in tasks.values() for event in task.events(opponent)]
+    rho = math.fsum(event.rho for event in events if isinstance(event, ConcentratedEvent))
+    if {task.mode for task in tasks.values()} != {Mode.CENTRAL} or rho == 0:
+        return events
+    sampled: list[Event] = [event for event in events if isinstance(event, GaussianEvent)]
+    return [*sampled, GaussianEvent(1 / math.sqrt(2 * rho))]
+
+
+def figures_of(account: Account, task: str | None, delta: float) -> list[Figure]:
+    """One figure against each opponent for what was charged, of one task or of all; none where nothing was.
+
+    Args:
+        delta: The target delta where there is no budget to take it from.
+    """
+    tasks = _charged(account, task)
+    if not tasks:
+        return []
+    found = []
+    for opponent in Opponent:
+        at = target_delta_of(account, opponent, delta)
+        epsilon, accountant = _epsilon(tasks, opponent, at)
+        statements = [
+            stated(mode, opponent, epsilon, at, accountant=accountant)
+            for mode in sorted({one.mode for one in tasks.values()})
+        ]
+        budget = account.budget_against(opponent)
+        share = None
+        if budget is not None and math.isfinite(epsilon):
+            figure = epsilon if budget.epsilon is not None else _rho(tasks, opponent)
+            share = figure / (budget.epsilon or budget.rho or math.inf)
+        found.append(_figure(statements, epsilon, share))
+    return found
+
+
+def _epsilon(tasks: dict[str, TaskAccount], opponent: Opponent, delta: float) -> tuple[float, str]:
+    if not all(task.protects_from(opponent) and opponent in PROTECTS[task.mode] for task in tasks.values()):
+        return math.inf, "none"
+    events = events_of(tasks, opponent)
+    if len(events) == 1 and isinstance(events[0], GaussianEvent) and events[0].sampling_rate == 1:
+        return exact_epsilon(1 / events[0].noise_multiplier, delta), "exact Gaussian curve"
+    return claimed_epsilon(events, delta)
+
+
+def _rho(tasks: dict[str, TaskAccount], opponent: Opponent) -> float:
+    events = (event for task in tasks.values() for event in task.events(opponent))
+    return math.fsum(event.rho for event in events if isinstance(event, ConcentratedEvent))
+
+
+def _figure(statements: Sequence[Statement], epsilon: float, share: float | None) -> Figure:
+    """One figure of all modes that it is about: what each assumes must hold."""
+
+    def joined(parts: Sequence[str]) -> str:
+        return "; ".join(dict.fromkeys(parts))
+
+    first = statements[0]
+    return Figure(
+        opponent=first.opponent,
+        epsilon=epsilon if math.isfinite(epsilon) else None,
+        target_delta=first.target_delta,
+        unit=joined([one.unit for one in statements]),
+        adjacency=joined([one.adjacency for one in statements]),
+        mechanism=joined([one.mechanism for one in statements]),
+        sampling=joined([one.sampling for one in statements]),
+        accountant=first.accountant,
+        assumptions=tuple(dict.fromkeys(said for one in statements for said in one.assumptions)),
+        budget_share=share,
+        sentence=" ".join(dict.fromkeys(one.sentence() for one in statements)),
+    )
+
+
+def _examples(
+    session: Session, tenant: Tenant, population: str, task: str | None, account: Account, delta: float
+) -> list[Examples]:
+    """Of tasks whose devices hide single examples; by their plans and the rounds so far, charged or not."""
+    query = select(Task).where(Task.tenant == tenant.name, Task.population == population)
+    found = []
+    for row in session.exec(query.order_by(col(Task.name))).all():
+        plan = read_plan(row.plan)
+        if plan.example_clipping_norm is None or task not in (None, row.name) or not row.rounds_committed:
+            continue
+        times = most_participations(row.rounds_committed, plan.separation, plan.most_participations)
+        rho = example_rho(plan.example_noise_multiplier, plan.epochs, times)
+        at = target_delta_of(account, Opponent.RECIPIENTS, delta)
+        epsilon = rho_to_epsilon(rho, at)
+        statement = stated(Mode.EXAMPLE_LEVEL, Opponent.RECIPIENTS, epsilon, at)
+        found.append(Examples(task=row.name, figure=_figure([statement], epsilon, None)))
+    return found
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A figure that was claimed, beside what another accountant says of the same releases."""
+
+    at: datetime
+    entries: int
+    head: str
+    opponent: Opponent
+    target_delta: float
+    epsilon: float
+    accountant: str
+    second_epsilon: float | None
+    second_accountant: str | None
+    release: int | None
+
+
+def judged(book: Book, delta: float, ask: SecondOpinion | None) -> list[tuple[Opponent, Opinion, Opinion | None]]:
+    """Claim what a ledger says against each opponent that its modes protect from; writes nothing, and may take seconds.
+
+    Args:
+        delta: Where there is no budget to take it from.
+        ask: Asks another accountant; None where there is none.
+
+    Raises:
+        OpinionsDiffer: By more than 2 %: nothing may be released.
+    """
+    tasks = _charged(book.account, None)
+    found: list[tuple[Opponent, Opinion, Opinion | None]] = []
+    for opponent in Opponent if tasks else ():
+        at = target_delta_of(book.account, opponent, delta)
+        epsilon, accountant = _epsilon(tasks, opponent, at)
+        if not math.isfinite(epsilon):
+            continue
+        own = Opinion(accountant, epsilon, at)
+        try:
+            claim, second = (own, None) if ask is None else ask(events_of(tasks, opponent), at)
+        except NotCovered:
+            claim, second = own, None
+        found.append((opponent, claim, second))
+    return found
+
+
+def record(
+    session: Session,
+    book: Book,
+    found: Sequence[tuple[Opponent, Opinion, Opinion | None]],
+    now: datetime,
+    release: int | None = None,
+) -> list[ClaimRow]:
+    """Keep what was claimed, beside its second opinion."""
+    rows = [
+        ClaimRow(
+            id=secrets.token_hex(16),
+            **book.whose._asdict(),
+            place=book.head.count,
+            digest=book.head.digest,
+            opponent=opponent,
+            target_delta=claim.delta,
+            accountant=claim.accountant,
+            epsilon=claim.epsilon,
+            second_accountant=None if second is None else second.accountant,
+            second_epsilon=None if second is None else second.epsilon,
+            release=release,
+            at=now,
+        )
+        for opponent, claim, second in found
+    ]
+    session.add_all(rows)
+    return rows
+
+
+def claims_of(session: Session, tenant: Tenant, population: str, most: int) -> list[Claimed]:
+    """What was claimed of a population, newest first.
+
+    Raises:
+        NotFound: The tenant has no population of this name.
+    """
+    population_named(session, tenant, population)
+    rows = session.exec(
+        select(ClaimRow)
+        .where(ClaimRow.tenant == tenant.name, ClaimRow.population == population)
+        .order_by(col(ClaimRow.place).desc(), col(ClaimRow.at).desc(), col(ClaimRow.opponent))
+        .limit(most)
+    ).all()
+    return [claimed_view(row) for row in rows]
+
+
+def claimed_view(row: ClaimRow) -> Claimed:
+    return Claimed(
+        at=row.at,
+        entries=row.place,
+        head=row.digest,
+        opponent=Opponent(row.opponent),
+        target_delta=row.target_delta,
+        epsilon=row.epsilon,
+        accountant=row.accountant,
+        second_epsilon=row.second_epsilon,
+        second_accountant=row.second_accountant,
+        release=row.release,
+    )
