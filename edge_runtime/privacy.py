@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from edge_runtime.protocol.errors import NonFiniteTraining
+from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.errors import InvalidPlan, NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import encode_report
 from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Delta
@@ -34,18 +36,52 @@ def clip(delta: Delta, clipping_norm: float) -> Delta:
     return exact.astype(np.float32)
 
 
-def private_report(participation: str, delta: Delta, plan: Plan, rng: np.random.Generator) -> bytes:
+def clip_layers(delta: Delta, clipping_norm: float, shares: Sequence[float], sizes: Sequence[int]) -> Delta:
+    """Clip each layer by itself, to a norm whose square is its share of the whole one's.
+
+    Guarantee: the norm of the result exceeds `clipping_norm` by float32 rounding at most, since √Σ C_l² = C.
+    Source: https://arxiv.org/abs/1710.06963, section 3.2.
+
+    Args:
+        delta: Float32, shape ``(sum(sizes),)``: layer after layer.
+        shares: Of the squared norm, above 0, in any unit; one for each layer.
+        sizes: Values of each layer.
+
+    Raises:
+        InvalidPlan: There are more shares than layers, or fewer.
+        NonFiniteTraining: A value is not finite.
+    """
+    if len(shares) != len(sizes):
+        raise InvalidPlan(f"the plan has layer_shares for {len(shares)} tensors; the bundle shares {len(sizes)}")
+    whole, ends = math.fsum(shares), np.cumsum(sizes)[:-1]
+    norms = [clipping_norm * math.sqrt(share / whole) for share in shares]
+    return np.concatenate([clip(part, norm) for part, norm in zip(np.split(delta, ends), norms, strict=True)])
+
+
+def layer_sizes(manifest: Manifest) -> tuple[int, ...]:
+    """Values of each shared tensor, in the manifest's order: the layers of a delta."""
+    return tuple(tensor.size for tensor in manifest.tensors if tensor.shared)
+
+
+def private_report(
+    participation: str, delta: Delta, plan: Plan, rng: np.random.Generator, layers: Sequence[int] = ()
+) -> bytes:
     """Clip, round to lanes, add the plan's noise and put the header before them: the report's exact bytes.
 
-    Under secure summing it is masked before it leaves. The noise is drawn from the system's random source, never from
+    Under secure summing it is masked before it leaves. Noise is added where the plan's mode has devices add it: their
+    share of a group's (distributed), or all of it (local). It is drawn from the system's random source, never from
     `rng`; the four zero lanes have none.
+
+    Args:
+        layers: `layer_sizes`, for a plan that clips by layers; others do without.
 
     Raises:
         NonFiniteTraining: A value of the delta is not finite.
-        InvalidPlan: The plan's noise is below or beyond what integers can have.
+        InvalidPlan: The plan's noise is below or beyond what integers can have, or its layers are not the delta's.
     """
-    codec = plan.lanes()
-    lanes = codec.encode(clip(delta, plan.clipping_norm), rng)
+    codec, norm = plan.lanes(), plan.clipping_norm
+    clipped = clip_layers(delta, norm, plan.layer_shares, layers) if plan.layer_shares else clip(delta, norm)
+    lanes = codec.encode(clipped, rng)
     if codec.noise_multiplier > 0:
         from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource  # most plans have none
 

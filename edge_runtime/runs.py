@@ -17,7 +17,7 @@ from edge_runtime.journal.participation import Participation
 from edge_runtime.journal.state import State
 from edge_runtime.model import Model
 from edge_runtime.personal import with_own
-from edge_runtime.privacy import private_report
+from edge_runtime.privacy import layer_sizes, private_report
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import BUNDLE_LIMIT_BYTES, Bundle, verify_bundle
 from edge_runtime.protocol.checkin import bundle_path, checkpoint_path
@@ -26,6 +26,7 @@ from edge_runtime.protocol.errors import InvalidExamples, NonFiniteTraining, Not
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.lanes import Delta
 from edge_runtime.session.visit import verified_plan
 from edge_runtime.training import Batches, Finished, beginning, resume
 
@@ -74,7 +75,7 @@ class Run:
             return
         finished = self._finished(plan)
         self._say_evaluation(finished)
-        report = private_report(held.participation, finished.delta, plan, self._generator())
+        report = self._report(plan, finished.delta)
         self._exchange.book()
         self._device.journal.seal(report, Trained(plan.bundle_sha256, finished.weights))
 
@@ -101,19 +102,24 @@ class Run:
 
         self.refused_as = Outcome.GROUP_REFUSED
         certified(self._device, self._exchange, plan)
-        trained, zeroed, participation = None, None, self._held.participation
+        trained, zeroed = None, None
         try:
             finished = self._finished(plan)
             self._say_evaluation(finished)
             values, trained = finished.delta.size, Trained(plan.bundle_sha256, finished.weights)
-            report = private_report(participation, finished.delta, plan, self._generator())
+            report = self._report(plan, finished.delta)
         except NonFiniteTraining as refusal:
             self._device.say(f"contributes zeros: {refusal.detail} ({refusal.code})")
             zeroed, trained = Outcome.NON_FINITE_TRAINING, None
             values = plan.values(self._bundle(plan).manifest.shared_parameters)
-            report = private_report(participation, np.zeros(values, np.float32), plan, self._generator())
+            report = self._report(plan, np.zeros(values, np.float32))
         self._exchange.book()
         self._device.journal.seal_change(report, values=values, zeroed=zeroed, trained=trained)
+
+    def _report(self, plan: Plan, delta: Delta) -> bytes:
+        """The report, not masked yet: clipped, and with the noise that the plan has devices add."""
+        layers = layer_sizes(self._bundle(plan).manifest) if plan.layer_shares else ()
+        return private_report(self._held.participation, delta, plan, self._generator(), layers)
 
     def _finished(self, plan: Plan) -> Finished:
         """Train to the end; the graph, its interpreter and the weights received are let go before a report is made."""

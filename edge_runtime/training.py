@@ -107,7 +107,8 @@ def train(
     A plan that only measures takes no step: its delta is what `protocol.measures` makes of the numbers. The optimiser
     starts as one that has taken no step.
 
-    Guarantee: the same bundle, runtime, weights, plan, examples and state of `rng` give the same bits.
+    Guarantee: the same bundle, runtime, weights, plan, examples and state of `rng` give the same bits, unless the plan
+    hides examples: then each step has fresh noise.
 
     Args:
         model: Its weights are overwritten.
@@ -157,7 +158,8 @@ def resume(
     A plan that only measures takes no step and keeps no savepoint: stopped, it measures anew.
 
     Guarantee: however often and wherever a run is stopped and taken up again from what was saved last, by whatever
-    process, its weights are bit for bit those of the run that was never stopped, as long as no example was deleted.
+    process, its weights are bit for bit those of the run that was never stopped, as long as no example was deleted and
+    the plan does not hide examples: a step that is taken again then has other noise, and the one before it is gone.
     The order of an epoch depends on ``progress.order_seed`` and the epoch alone; a batch of which nothing is left is
     skipped, and changes no other one.
 
@@ -264,6 +266,8 @@ def _take_step(
 ) -> float | None:
     """Take one step and return its loss; None for a batch of which nothing is left. The seed is drawn in any case."""
     batch = examples.take(rows)
+    if plan.example_clipping_norm is not None:
+        return _take_hidden_step(model, plan, batch, rng, epoch)
     seed = int(rng.integers(SEED_LIMIT)) if model.manifest.seeded else 0
     if not len(batch):
         return None
@@ -271,6 +275,18 @@ def _take_step(
         check_features(batch.x, model.manifest)  # the step checks the labels
     loss = model.train_step(batch.x, batch.y, plan.learning_rate_in(epoch), plan.proximal_mu, seed)
     if not math.isfinite(loss):
+        raise NonFiniteTraining(f"a loss of epoch {epoch + 1} is not finite")
+    return loss
+
+
+def _take_hidden_step(model: Model, plan: Plan, batch: Examples, rng: np.random.Generator, epoch: int) -> float | None:
+    """As `_take_step`, hiding each example; an empty batch is a step too: whether it was empty is nobody's business."""
+    from edge_runtime.private_steps import HiddenSteps  # and the sampler: most plans hide no examples
+    from edge_runtime.protocol.noise import NoiseSource
+
+    seeds = rng.integers(SEED_LIMIT, size=len(batch)).tolist() if model.manifest.seeded else [0] * len(batch)
+    loss = HiddenSteps.of(plan).take(model, batch, plan.learning_rate_in(epoch), seeds, NoiseSource.fresh())
+    if loss is not None and not math.isfinite(loss):
         raise NonFiniteTraining(f"a loss of epoch {epoch + 1} is not finite")
     return loss
 
@@ -306,6 +322,8 @@ def _check_plan(plan: Plan, model: Model, examples: Batches) -> None:
         raise InvalidPlan("the plan is for another bundle")
     if plan.batch_size > manifest.batch_size:
         raise InvalidPlan(f"batches of {plan.batch_size} do not fit a graph for {manifest.batch_size}")
+    if plan.example_clipping_norm is not None and not manifest.hides_examples:
+        raise InvalidPlan("the plan hides examples, and the bundle was exported without private steps")
     if isinstance(examples, Examples):
         check_examples(examples, manifest)
     if len(examples) < plan.min_examples:

@@ -24,10 +24,11 @@ import tensorflow as tf
 
 from edge_runtime.protocol.bundle import Tensor
 from model_export import objectives, optimizers
+from model_export.errors import UnsupportedModel
 from model_export.gradients import Emission, Trace
 from model_export.spec import ExportSpec
 from model_export.steps import Step, Values, batch_specs, called, traced_losses
-from model_export.subject import Subject, unrolled
+from model_export.subject import Subject, Weight, unrolled
 
 Outputs = dict[str, tf.Tensor]
 
@@ -56,6 +57,8 @@ class Signatures:
         self.slots = optimizers.slots_of(spec.optimizer, [weight.tensor for weight in self.learned])
         self.anchors = {weight.variable.ref(): _zeros(weight.tensor) for weight in self.trained}
         self.slot_variables = [_zeros(slot) for slot in self.slots]
+        if spec.private_steps:
+            _refuse_statistics(self.trained)
         self.sums = [_zeros(weight.tensor) for weight in self.learned] if spec.private_steps else []
         self._batch = None if spec.dynamic_batch else spec.batch_size
         with unrolled(subject.module):
@@ -179,6 +182,16 @@ class Signatures:
 
     def _infer(self, x: tf.Tensor) -> Outputs:
         return objectives.named_outputs(called(self.subject, self.spec, x, False), self.spec)
+
+
+def _refuse_statistics(trained: Sequence[Weight]) -> None:
+    """Statistics of a batch mix its examples: there is no gradient of one example that hides it."""
+    for weight in trained:
+        if weight.statistic:
+            raise UnsupportedModel(
+                f"{weight.path} follows the statistics of whole batches, and private steps hide single examples; "
+                "use GroupNormalization or LayerNormalization, or freeze that layer"
+            )
 
 
 def _clipping(values: Sequence[tf.Tensor], clip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -189,6 +189,11 @@ class Manifest:
         wire.require(named_or_not, "either every class has a name or none has")
 
     @property
+    def hides_examples(self) -> bool:
+        """Whether it has the signatures of example-level private steps."""
+        return {"accumulate", "apply"} <= set(self.signatures)
+
+    @property
     def parameters(self) -> int:
         """Length of a weights vector."""
         return sum(tensor.size for tensor in self.tensors)

@@ -10,8 +10,10 @@ from edge_runtime.examples import Examples
 from edge_runtime.interpreters import open_interpreter
 from edge_runtime.journal import Progress
 from edge_runtime.model import Evaluation, Model, Slots, open_model
+from edge_runtime.private_steps import HiddenSteps
 from edge_runtime.protocol.bundle import verify_bundle
 from edge_runtime.protocol.checkpoint import Weights
+from edge_runtime.protocol.noise import NoiseSource
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.training import Interrupted, Trained, beginning, resume, train
@@ -172,3 +174,14 @@ def _in_slices(
             train(model, weights * np.float32(0.5), plan, examples, np.random.default_rng(slices))
             continue
         return finished.delta.tobytes(), finished.weights.tobytes(), slices
+
+
+def hidden_step(
+    exported: Exported, weights: Weights, hidden: HiddenSteps, local: Examples, rate: float, key: bytes
+) -> tuple[Weights, float | None]:
+    """The weights after one step that hides its examples, with the noise of a key; and the loss before it."""
+    model = opened(exported, _here())
+    model.set_weights(weights)
+    model.begin_round()
+    loss = hidden.take(model, local, rate, [0] * len(local), NoiseSource(key))
+    return model.get_weights(), loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from keras import layers
 
 from edge_runtime.protocol.keys import SigningKey
 from model_export.convert import export
-from tests.model_export import kinds, lots, operators
+from tests.model_export import kinds, lots, models, operators
 from tests.model_export.operators import Example
 
 _KEY: Final = SigningKey(bytes(range(32)))
@@ -63,6 +64,17 @@ def of_models() -> dict[str, str]:
         model = kinds._through(shape, between)()
         found[name] = _said(_exported, model, shape)
     return found
+
+
+def of_private_steps() -> dict[str, str]:
+    """Steps that hide examples, of a model with statistics of batches; and of one in which these are frozen."""
+
+    def attempt(model: Any, spec: Any) -> str:
+        export(model, replace(spec, private_steps=True, dynamic_batch=False), _KEY)
+        return ""
+
+    made = {name: models.MADE[name]() for name in ("normalized", "frozen_statistics")}
+    return {name: _said(attempt, one.model, one.spec) for name, one in made.items()}
 
 
 def of_unknown_batches(names: list[str]) -> dict[str, str]:

@@ -134,3 +134,10 @@ def test_a_refused_export_leaves_tensorflow_and_the_model_as_they_were(workers: 
     assert "in_order" in said
     assert same
     assert before == after == [False, True]
+
+
+def test_private_steps_are_refused_where_statistics_mix_the_examples_of_a_batch(workers: Workers) -> None:
+    said = workers["tensorflow"].run("tests.model_export.refusals:of_private_steps")
+    assert said["normalized"].startswith("UnsupportedModel: ")
+    assert "private steps hide single examples; use GroupNormalization" in said["normalized"]
+    assert said["frozen_statistics"] == ""

@@ -1,0 +1,256 @@
+"""Steps that hide each example: gradients clipped one by one, noise of the claimed law, on a grid that hides nothing.
+
+Draws are held against their law with a false-alarm rate of 1e-6 a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from edge_runtime import private_steps
+from edge_runtime.examples import Examples
+from edge_runtime.journal.participation import Progress
+from edge_runtime.model import Model
+from edge_runtime.private_steps import FINEST_GRID, HiddenSteps
+from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, NonFiniteTraining
+from edge_runtime.protocol.keys import digest
+from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.training import Batches, beginning, resume, train
+from tests.edge_runtime.linear import BATCH, MANIFEST, PRIVATE_STEPS, Linear, linear, targets
+from tests.edge_runtime.test_model import Run, run
+from tests.edge_runtime.test_training import LINEAR_PLAN, LINEAR_WEIGHTS, first_weights
+from tests.workers import Workers
+
+__all__ = ["run"]
+
+FALSE_ALARM: Final = 1e-6
+PRIVATE: Final = {"signatures": (*MANIFEST.signatures, *PRIVATE_STEPS)}
+NORM, MULTIPLIER, RATE = 0.5, 1.5, 0.1
+HIDDEN: Final = HiddenSteps(NORM, MULTIPLIER, BATCH)
+PLAN: Final = replace(LINEAR_PLAN, example_clipping_norm=NORM, example_noise_multiplier=MULTIPLIER)
+KEY: Final = digest(b"noise of a step")
+
+
+def noise_of(hidden: HiddenSteps, parameters: int, key: bytes = KEY) -> Any:
+    """What a step with this key adds to its sum."""
+    step, sigma = hidden.grid(parameters)
+    return DiscreteGaussian(sigma).draw(parameters, NoiseSource(key)) * step
+
+
+def prepared(**changes: Any) -> tuple[Model, Linear]:
+    model, beneath = linear(**PRIVATE, **changes)
+    model.set_weights(LINEAR_WEIGHTS)
+    model.begin_round()
+    return model, beneath
+
+
+def clipped_sum(gradients: Any, norm: float) -> Any:
+    return sum(one * min(1.0, norm / np.linalg.norm(one)) for one in gradients)
+
+
+def gradients_of(local: Examples) -> list[Any]:
+    """By definition, in the order of a weights vector: kernel, then bias."""
+    kernel, bias = LINEAR_WEIGHTS[:6].reshape(3, 2).astype(float), LINEAR_WEIGHTS[6:].astype(float)
+    rows = np.concatenate([local.x, np.ones((len(local), 1))], axis=1)
+    return [
+        np.outer(row, error).reshape(-1) for row, error in zip(rows, local.x @ kernel + bias - local.y, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, BATCH])
+def test_a_step_is_the_clipped_sum_and_noise_over_what_a_batch_is_expected_to_have(count: int) -> None:
+    model, _beneath = prepared()
+    local = targets(count)
+    loss = HIDDEN.take(model, local, RATE, [0] * count, NoiseSource(KEY))
+    expected = LINEAR_WEIGHTS - RATE / BATCH * (clipped_sum(gradients_of(local), NORM) + noise_of(HIDDEN, 8))
+    assert model.get_weights() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert (loss is None) == (count == 0)
+    model.apply(1.0, 1.0)
+    assert model.get_weights() == pytest.approx(expected, rel=1e-5, abs=1e-6), "what was added up is forgotten"
+
+
+def test_a_step_on_an_interpreter_is_the_one_of_tensorflows_gradients(run: Run, workers: Workers) -> None:
+    exported, local, gradients = workers["tensorflow"].run("tests.edge_runtime.hidden:build")
+    norm = float(np.median(np.linalg.norm(gradients, axis=1)))  # some are clipped, and some are not
+    hidden, weights = HiddenSteps(norm, 0.01, len(local)), first_weights(exported)
+    after, loss = run("hidden_step", exported, weights, hidden, local, 1.0, KEY)
+    noise = noise_of(hidden, weights.size)
+    expected = weights - (clipped_sum(gradients, norm) + noise) / len(local)
+    assert np.abs(after - expected).max() < 2e-6
+    assert np.abs(noise).max() > 1e-3 * norm, "the noise is there"
+    assert loss == pytest.approx(np.log(4), rel=0.3)
+
+
+def test_the_noise_of_a_step_has_the_claimed_law() -> None:
+    count = 200_000
+    drawn = HIDDEN._noised(np.zeros(count), NoiseSource(KEY)) / NORM
+    claimed = MULTIPLIER * (1 + count**0.5 / FINEST_GRID)
+    assert stats.kstest(drawn, stats.norm(scale=claimed).cdf).pvalue > FALSE_ALARM
+    statistic = float((drawn**2).sum()) / claimed**2
+    assert stats.chi2(count).ppf(FALSE_ALARM) < statistic < stats.chi2(count).isf(FALSE_ALARM)
+
+
+def test_noise_of_99_hundredths_is_found() -> None:
+    """The mutant that the test of the law must fail."""
+    count = 200_000
+    less = HiddenSteps(NORM, 0.99 * MULTIPLIER, BATCH)._noised(np.zeros(count), NoiseSource(KEY)) / NORM
+    assert float((less**2).sum()) / MULTIPLIER**2 < stats.chi2(count).ppf(FALSE_ALARM)
+
+
+def test_what_is_released_of_a_sum_is_on_the_grid_whatever_its_digits() -> None:
+    step, _sigma = HIDDEN.grid(8)
+    released = HIDDEN._noised(np.linspace(-NORM, NORM, 8) / 3, NoiseSource(KEY)) / step
+    assert (released == np.rint(released)).all()
+
+
+values = st.lists(st.floats(-1, 1, width=32), min_size=8, max_size=8)
+
+
+@given(others=values, one=values, norm=st.sampled_from([1e-3, 0.5, 100.0]))
+@settings(max_examples=200, deadline=None)
+def test_one_example_moves_the_rounded_sum_by_no_more_than_the_noise_is_made_for(
+    others: list[float], one: list[float], norm: float
+) -> None:
+    hidden = HiddenSteps(norm, MULTIPLIER, BATCH)
+    step, sigma = hidden.grid(8)
+    example = np.array(one)
+    example *= min(1.0, norm / max(float(np.linalg.norm(example)), 1e-12))
+    without, there = np.array(others), np.array(others) + example
+    moved = float(np.linalg.norm(np.rint(there / step) - np.rint(without / step)))
+    assert moved * MULTIPLIER <= sigma * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("multiplier", [1e-3, 1.0, 31.0, 33.0, 1000.0])
+def test_any_noise_that_a_plan_may_ask_for_fits_the_sampler(multiplier: float) -> None:
+    step, sigma = HiddenSteps(2.0, multiplier, 1).grid(10_000_000)
+    DiscreteGaussian(sigma)
+    assert step * sigma / 2.0 == pytest.approx(multiplier, rel=0.2)
+
+
+def test_frozen_weights_get_no_noise_and_personal_ones_do() -> None:
+    tensors = (replace(MANIFEST.tensors[0], trainable=False), MANIFEST.tensors[1])
+    model, beneath = prepared(tensors=tensors)
+    beneath.sums = {"bias": np.zeros(2, np.float32)}
+    HIDDEN.take(model, targets(0), RATE, [], NoiseSource(KEY))
+    assert (model.get_weights()[:6] == LINEAR_WEIGHTS[:6]).all()
+    assert (model.get_weights()[6:] != LINEAR_WEIGHTS[6:]).all()
+
+
+# --- in a plan ------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_hides_examples_trains_with_fresh_noise_each_time() -> None:
+    deltas = []
+    for _time in range(2):
+        model, beneath = prepared()
+        found = train(model, LINEAR_WEIGHTS, PLAN, targets(7), np.random.default_rng(1))
+        deltas.append(found.delta)
+        assert found.steps == 6
+        assert len(beneath.inputs_of("accumulate")) == 3 * 7
+        assert not beneath.inputs_of("train")
+        assert all(float(one["clip"]) == NORM for one in beneath.inputs_of("accumulate"))
+    assert (deltas[0] != deltas[1]).all()
+
+
+def test_hardly_any_noise_leaves_the_steps_of_clipped_gradients() -> None:
+    model, _beneath = prepared()
+    plan = replace(PLAN, epochs=1, example_noise_multiplier=1e-6)
+    local = targets(BATCH)
+    train(model, LINEAR_WEIGHTS, plan, local, np.random.default_rng(1))
+    expected = LINEAR_WEIGHTS - RATE / BATCH * clipped_sum(gradients_of(local), NORM)
+    assert model.get_weights() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+class Gone(Examples):
+    """Examples of which one batch was deleted meanwhile."""
+
+    def take(self, indices: Any) -> Examples:
+        return super().take(indices[indices < BATCH])
+
+
+def test_a_batch_of_which_nothing_is_left_is_a_step_of_noise_alone() -> None:
+    model, _beneath = prepared()
+    whole = targets(BATCH + 1)
+    local: Batches = Gone(whole.x, whole.y)
+    saved: list[Progress] = []
+    start = beginning(model, LINEAR_WEIGHTS, "s", 7, np.random.default_rng(7))
+    resume(model, LINEAR_WEIGHTS, replace(PLAN, epochs=2), local, start, save=saved.append, due=lambda: True)
+    after = [one.weights for one in saved]
+    assert len(after) == 3
+    assert all((one != two).all() for one, two in zip([LINEAR_WEIGHTS, *after], after, strict=False))
+
+
+def test_where_all_examples_are_gone_there_is_nothing_to_report() -> None:
+    model, _beneath = prepared()
+    start = beginning(model, LINEAR_WEIGHTS, "s", 7, np.random.default_rng(7))
+    with pytest.raises(InvalidExamples, match="left"):
+        resume(model, LINEAR_WEIGHTS, PLAN, _Deleted(2), start, save=lambda _progress: None)
+
+
+class _Deleted:
+    """So many examples, none of which is left."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, _indices: Any) -> Examples:
+        return targets(0)
+
+
+def test_a_bundle_without_private_steps_is_refused_before_a_step() -> None:
+    model, beneath = linear()
+    with pytest.raises(InvalidPlan, match="exported without private steps"):
+        train(model, LINEAR_WEIGHTS, PLAN, targets(3), np.random.default_rng(1))
+    assert not beneath.asked
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    for size in (1e30, 3e38):
+        model, _beneath = prepared()
+        model.set_weights(np.full(8, size, np.float32))
+        with pytest.raises(NonFiniteTraining), np.errstate(all="ignore"):
+            HIDDEN.take(model, targets(2), RATE, [0, 0], NoiseSource(KEY))
+
+
+def test_a_plan_that_hides_nothing_has_no_such_steps() -> None:
+    with pytest.raises(InvalidPlan, match="hides no examples"):
+        HiddenSteps.of(LINEAR_PLAN)
+
+
+@pytest.fixture
+def clipless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant that does not clip."""
+    monkeypatch.setattr(Linear, "_accumulate", _unclipped)
+
+
+def _unclipped(self: Linear, x: Any, y: Any, clip: Any) -> dict[str, Any]:
+    return _accumulate(self, x, y, np.array(1e9, np.float32))
+
+
+_accumulate = Linear._accumulate
+
+
+@pytest.mark.usefixtures("clipless")
+def test_a_step_that_does_not_clip_is_found() -> None:
+    model, _beneath = prepared()
+    local = targets(BATCH)
+    HIDDEN.take(model, local, RATE, [0] * BATCH, NoiseSource(KEY))
+    expected = LINEAR_WEIGHTS - RATE / BATCH * (clipped_sum(gradients_of(local), NORM) + noise_of(HIDDEN, 8))
+    assert model.get_weights() != pytest.approx(expected, rel=1e-2)
+
+
+def test_the_plan_fixes_norm_noise_and_divisor() -> None:
+    plan: Plan = replace(PLAN, batch_size=3)
+    assert HiddenSteps.of(plan) == HiddenSteps(NORM, MULTIPLIER, 3)
+    assert private_steps.FINEST_GRID == 1 << 20
