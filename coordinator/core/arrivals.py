@@ -124,6 +124,11 @@ def observe(before: Arrivals, now_s: float, count: int, devices: int, hazard_per
     )
 
 
+def rate_at(arrivals: Arrivals, now_s: float) -> float:
+    """Check-ins a second as far as is known now: nobody came since the last observation."""
+    return arrivals.rate_per_s * math.exp(-max(0.0, now_s - arrivals.seen_at_s) / RATE_MEMORY_S)
+
+
 def share_present(arrivals: Arrivals) -> tuple[float, ...]:
     """Estimate by hour which share of the devices is there, in [`LEAST_SHARE`, 1]; 1 while nothing is known."""
     return tuple(

@@ -18,12 +18,15 @@ from enum import StrEnum
 from itertools import accumulate, count, pairwise
 from typing import Final
 
+import numpy as np
+
 from coordinator.core.arrivals import HOUR_S, Arrivals, hour_of, most_present, share_present
 
 SLOTS: Final = 64
 """A plan offers so many windows, each to the same share of devices."""
 LAST_SLOT: Final = math.log(SLOTS) + 2
 """The exponential law ends here, in mean waits: the last slot then has the mean of the tail that it stands for."""
+_SLOT_SHARES: Final = np.arange(SLOTS) / SLOTS
 SURENESS: Final = 3.0
 """Standard deviations of a Poisson count between what is expected and what is needed: met 998 times in 1,000."""
 
@@ -83,14 +86,11 @@ class Goals:
     """So long may a round wait for its candidates."""
     opening_s: float | None = None
     """When the next round opens, where a schedule says so; else rounds open at multiples of their period."""
-    separation_s: float = 0.0
-    """A device that took part is of no use earlier."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.least <= self.devices, "least is at least 1 and at most devices")
         _require(0 < self.rounds_per_hour < math.inf, "rounds_per_hour is finite and above 0")
         _require(0 < self.patience_s < math.inf, "patience_s is finite and above 0")
-        _require(0 <= self.separation_s < math.inf, "separation_s is finite and not negative")
         _require(self.opening_s is None or math.isfinite(self.opening_s), "opening_s is finite")
 
     @property
@@ -138,16 +138,10 @@ class Plan:
     manner: Manner
     hazard_per_s: float
     """In force now; 0 between meetings. `arrivals.observe` wants it back."""
-    admit_share: float
-    """In (0, 1]. Above it a check-in is turned away at the door, unread, with `delay_s`."""
-    meeting_s: float | None
-    """When the next meeting begins, so that a round opens for it; None where devices come evenly."""
-    rejected: tuple[Window, ...]
-    """`SLOTS` windows, in order of time, each for the same share of the devices that go without an assignment."""
-    succeeded: tuple[Window, ...]
-    """The same for devices that took part."""
+    windows: tuple[Window, ...]
+    """`SLOTS` of them, in order of time, each for the same share of the devices that go without an assignment."""
 
-    def window(self, unit: float, *, succeeded: bool = False) -> Window:
+    def window(self, unit: float) -> Window:
         """Choose the window of one device.
 
         Guarantee: `shortest_s` <= after_s, and after_s + spread_s <= `longest_s`. The same unit gets the same window.
@@ -160,12 +154,7 @@ class Plan:
         """
         if not 0.0 <= unit < 1.0:
             raise InvalidPacing(f"a unit is in [0, 1), and not {unit}")
-        return (self.succeeded if succeeded else self.rejected)[int(unit * SLOTS)]
-
-    def delay_s(self, unit: float) -> float:
-        """Draw one instant of a rejected device's window, for answers that carry a single number (Retry-After)."""
-        window = self.window(unit)
-        return window.after_s + (unit * SLOTS) % 1.0 * window.spread_s
+        return self.windows[int(unit * SLOTS)]
 
 
 def unit_of(digest: bytes) -> float:
@@ -192,7 +181,6 @@ def pace(arrivals: Arrivals, goals: Goals | None, load: Load, devices: int, now_
             period if that is shorter.
         Capacity: however many of `devices` came at one instant, no later second expects more than `busy_share` of the
             capacity, as long as `devices / (busy_share * capacity)` is well below `longest_s`.
-        Door: rate times `admit_share` is at most `busy_share` of the capacity.
         Load: with more pressure no quantile of the waits is shorter.
         Meetings: a small population is sent to common instants, chosen by the clock alone, in hours when enough of it
             is present.
@@ -206,34 +194,27 @@ def pace(arrivals: Arrivals, goals: Goals | None, load: Load, devices: int, now_
     Raises:
         InvalidPacing: The number of devices is negative.
     """
-    _require(devices >= 0, "devices is not negative")
-    burden = max(1.0, pressure(arrivals.rate_per_s, load, limits))
-    room = _Room(
-        devices=max(1.0, devices, arrivals.rate_per_s * limits.shortest_s),
-        per_s=limits.busy_share * load.capacity_per_s / burden,
-        present=share_present(arrivals),
-        at_most=most_present(arrivals),
-    )
-    first_s = limits.shortest_s
-    later_s = first_s if goals is None else min(max(first_s, goals.separation_s), limits.longest_s / 2)
-    meeting_s = None
+    room = _room(arrivals, load, devices, limits)
     if goals is not None and _is_small(goals, room, limits):
         meetings = _Meetings(goals, room, limits)
-        rejected, succeeded = (_at_meetings(meetings, now_s, start_s, limits) for start_s in (first_s, later_s))
-        hazard_per_s = meetings.hazard_per_s(now_s)
-        meeting_s = next(meetings.kept_from(now_s))
-    else:
-        hazards = [_hazard_per_s(goals, room, share, limits) for share in room.present]
-        rejected, succeeded = (_evenly(hazards, now_s, start_s, limits) for start_s in (first_s, later_s))
-        hazard_per_s = hazards[hour_of(now_s)]
-    return Plan(
-        manner=Manner.EVENLY if meeting_s is None else Manner.MEETING,
-        hazard_per_s=hazard_per_s,
-        admit_share=1.0 / burden,
-        meeting_s=meeting_s,
-        rejected=rejected,
-        succeeded=succeeded,
-    )
+        return Plan(
+            manner=Manner.MEETING,
+            hazard_per_s=meetings.hazard_per_s(now_s),
+            windows=_at_meetings(meetings, now_s, limits),
+        )
+    hazards = [_hazard_per_s(goals, room, share, limits) for share in room.present]
+    return Plan(manner=Manner.EVENLY, hazard_per_s=hazards[hour_of(now_s)], windows=_evenly(hazards, now_s, limits))
+
+
+def hazard_at(arrivals: Arrivals, goals: Goals | None, load: Load, devices: int, at_s: float, limits: Limits) -> float:
+    """What `Plan.hazard_per_s` of the same arguments is, without its windows: for minutes in which nobody came.
+
+    Raises: As `pace`.
+    """
+    room = _room(arrivals, load, devices, limits)
+    if goals is not None and _is_small(goals, room, limits):
+        return _Meetings(goals, room, limits).hazard_per_s(at_s)
+    return _hazard_per_s(goals, room, room.present[hour_of(at_s)], limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +228,17 @@ class _Room:
     """By hour, the share of the devices that is there."""
     at_most: tuple[float, ...]
     """By hour, the share that is hardly exceeded: an hour is not given up on a guess."""
+
+
+def _room(arrivals: Arrivals, load: Load, devices: int, limits: Limits) -> _Room:
+    _require(devices >= 0, "devices is not negative")
+    burden = max(1.0, pressure(arrivals.rate_per_s, load, limits))
+    return _Room(
+        devices=max(1.0, devices, arrivals.rate_per_s * limits.shortest_s),
+        per_s=limits.busy_share * load.capacity_per_s / burden,
+        present=share_present(arrivals),
+        at_most=most_present(arrivals),
+    )
 
 
 def _needed_per_s(goals: Goals) -> float:
@@ -267,25 +259,18 @@ def _hazard_per_s(goals: Goals | None, room: _Room, share: float, limits: Limits
     return min(wished, room.per_s / room.devices, 1 / limits.shortest_s)
 
 
-def _evenly(hazards: Sequence[float], now_s: float, start_s: float, limits: Limits) -> tuple[Window, ...]:
+def _evenly(hazards: Sequence[float], now_s: float, limits: Limits) -> tuple[Window, ...]:
     """Cut the law of waiting with these hazards, by hour of the day, into windows of equal probability."""
     midnight_s = now_s - now_s % HOUR_S
     hours = int((now_s + limits.longest_s - midnight_s) // HOUR_S) + 1
     changes = (midnight_s + hour * HOUR_S - now_s for hour in range(1, hours + 1))
-    times = [start_s, *(at_s for at_s in changes if start_s < at_s < limits.longest_s), limits.longest_s]
+    between = (at_s for at_s in changes if limits.shortest_s < at_s < limits.longest_s)
+    times = [limits.shortest_s, *between, limits.longest_s]
     steps = (hazards[hour_of(now_s + (a + b) / 2)] * (b - a) for a, b in pairwise(times))
     sums = list(accumulate(steps, initial=0.0))
-    reached = -math.expm1(-sums[-1])
-    levels = [-math.log1p(-slot / SLOTS * reached) for slot in range(SLOTS)]
-    edges = [_inverse(times, sums, level) for level in (*levels, min(sums[-1], LAST_SLOT))]
+    levels = [*(-np.log1p(np.expm1(-sums[-1]) * _SLOT_SHARES)), min(sums[-1], LAST_SLOT)]
+    edges: list[float] = np.interp(levels, sums, times).tolist()  # where the straight pieces reach each level
     return tuple(Window(a, b - a) for a, b in pairwise(edges))
-
-
-def _inverse(times: Sequence[float], sums: Sequence[float], level: float) -> float:
-    """Where a growing, piecewise straight function reaches a level."""
-    right = min(max(1, bisect_left(sums, level)), len(sums) - 1)
-    part = (level - sums[right - 1]) / (sums[right] - sums[right - 1])
-    return times[right - 1] + min(1.0, part) * (times[right] - times[right - 1])
 
 
 class _Meetings:
@@ -329,17 +314,17 @@ class _Meetings:
                 yield meeting_s
 
 
-def _at_meetings(meetings: _Meetings, now_s: float, start_s: float, limits: Limits) -> tuple[Window, ...]:
+def _at_meetings(meetings: _Meetings, now_s: float, limits: Limits) -> tuple[Window, ...]:
     """Send each device to the first meeting of which a coin says so; half-way on if there is none within reach."""
     last_s = now_s + limits.longest_s - meetings.width_s
-    instants, reached, left = [], [], 1.0
-    for meeting_s in meetings.kept_from(now_s + start_s):
+    windows, reached, left = [], [], 1.0
+    for meeting_s in meetings.kept_from(now_s + limits.shortest_s):
         if meeting_s > last_s or left < 1 / (2 * SLOTS):
             break
-        instants.append(meeting_s)
+        windows.append(Window(meeting_s - now_s, meetings.width_s))
         left *= 1 - meetings.share(meeting_s)
         reached.append(1 - left)
-    if not instants:
+    if not windows:
         return (Window(limits.longest_s / 2, limits.longest_s / 4),) * SLOTS
     levels = ((slot + 0.5) / SLOTS * reached[-1] for slot in range(SLOTS))
-    return tuple(Window(instants[bisect_left(reached, level)] - now_s, meetings.width_s) for level in levels)
+    return tuple(windows[bisect_left(reached, level)] for level in levels)

@@ -17,8 +17,8 @@ from sqlalchemy import func, select, update
 from sqlmodel import Session, col
 
 from coordinator.core import arrivals, schedule_windows
-from coordinator.core.arrivals import HOUR_S, Arrivals
-from coordinator.core.pacing import Goals, Limits, Load, Plan, Window, pace, unit_of
+from coordinator.core.arrivals import HOUR_S, LONGEST_STEP_S, Arrivals
+from coordinator.core.pacing import Goals, Limits, Load, Plan, Window, hazard_at, pace, unit_of
 from coordinator.core.tasks import TaskState
 from coordinator.services.running import Home, Programme, Running, programme_of
 from coordinator.store.tables import Device, Population
@@ -27,6 +27,8 @@ PLAN_S: Final = 1.0
 OBSERVE_S: Final = 5.0
 COUNT_S: Final = 60.0
 """How long a number of devices is used: counting a million takes a while."""
+SILENCE_S: Final = 30.0
+"""Minutes in which nobody came are observed in steps of this length."""
 STRANGE: Final = Window(60.0, 540.0)
 """Of who is turned away unread by a process that has no plan of its population yet."""
 
@@ -48,6 +50,8 @@ class _Paced:
     """One population, as this process sees it."""
 
     door: _Door
+    since_s: float
+    """This process has been there for it."""
     made_at: datetime
     devices: int
     counted_at: datetime
@@ -56,6 +60,19 @@ class _Paced:
     away: int = 0
     """Of those turned away at the door, how many are in the row."""
     unwritten: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lately:
+    """What happened since the last observation."""
+
+    since_s: float
+    goals: Goals | None
+    load: Load
+    devices: int
+    came: int
+    hazard_per_s: float
+    """In force when they came."""
 
 
 class Pace:
@@ -72,9 +89,13 @@ class Pace:
         self._queue = queue
         self._paced: dict[Home, _Paced] = {}
         self._doors: dict[str, _Door] = {}
+        self._rates: dict[Home, float] = {}
+        self._rated_at: datetime | None = None
 
     def look(self, session: Session, came: Mapping[Home, int], now: datetime) -> None:
         """Count the check-ins that came, and renew the plans of their homes where they are too old."""
+        if self._rated_at is None or abs(now - self._rated_at) >= timedelta(seconds=PLAN_S):
+            self._rates, self._rated_at = _rates(session, now), now
         for home, count in came.items():
             paced = self._paced.get(home)
             if paced is None or abs(now - paced.made_at) >= timedelta(seconds=PLAN_S):
@@ -113,25 +134,51 @@ class Pace:
 
     def _renewed(self, session: Session, home: Home, before: _Paced | None, now: datetime) -> _Paced:
         programme = programme_of(session, home)
-        seen = _stored(programme.pacing, now)
-        if before is not None and before.unwritten is not None:  # the row may lag behind, or be another replica's
-            seen = max(seen, _stored(before.unwritten, now), key=lambda one: one.seen_at_s)
+        unwritten = None if before is None else before.unwritten
+        # What is not written yet may be newer than the row, or older than what another replica wrote.
+        known = [one for one in map(_stored, (programme.pacing, unwritten)) if one is not None]
+        seen = max(known, key=lambda one: one.seen_at_s, default=arrivals.none_yet(now.timestamp()))
         if before is None or abs(now - before.counted_at) >= timedelta(seconds=COUNT_S):
             devices, counted_at = self._devices(session, home, now), now
         else:
             devices, counted_at = before.devices, before.counted_at
+        goals = goals_of(programme, now)
+        load = Load(capacity_per_s=self._capacity_per_s(home), queue=self._queue())
+        since_s = now.timestamp() if before is None else before.since_s
         came, away = (0, 0) if before is None else (before.came, before.away)
-        unwritten = seen.to_bytes() if programme.pacing is None else None if before is None else before.unwritten
+        if not known:
+            unwritten = seen.to_bytes()
         if before is not None and abs(now.timestamp() - seen.seen_at_s) >= OBSERVE_S:
             away = before.door.turned_away
-            count = came + away - before.away
-            seen = arrivals.observe(seen, now.timestamp(), count, devices, before.door.plan.hazard_per_s)
+            asked_per_s = before.door.plan.hazard_per_s
+            lately = _Lately(since_s, goals, load, devices, came + away - before.away, asked_per_s)
+            seen = self._observed(seen, lately, now.timestamp())
             came, unwritten = 0, seen.to_bytes()
-        load = Load(capacity_per_s=self._check_ins_per_s, queue=self._queue())
-        plan = pace(seen, goals_of(programme, now), load, devices, now.timestamp(), self._limits)
+        plan = pace(seen, goals, load, devices, now.timestamp(), self._limits)
         door = _Door(plan, programme.bucket_key) if before is None else before.door
         door.plan = plan
-        return _Paced(door, now, devices, counted_at, came, away, unwritten)
+        return _Paced(door, since_s, now, devices, counted_at, came, away, unwritten)
+
+    def _capacity_per_s(self, home: Home) -> float:
+        """What the other populations leave to one, and at least an even share."""
+        others_per_s = sum(rate_per_s for other, rate_per_s in self._rates.items() if other != home)
+        return max(self._check_ins_per_s - others_per_s, self._check_ins_per_s / len({home, *self._rates}))
+
+    def _observed(self, seen: Arrivals, lately: _Lately, now_s: float) -> Arrivals:
+        """Observe what came, and then the minutes in which nobody did, if this process was there: they tell the most.
+
+        Nobody looked then, so what was asked of the devices is worked out afterwards.
+        """
+        if now_s - seen.seen_at_s <= LONGEST_STEP_S or seen.seen_at_s < lately.since_s:
+            return arrivals.observe(seen, now_s, lately.came, lately.devices, lately.hazard_per_s)
+        soon_s = seen.seen_at_s + OBSERVE_S + PLAN_S  # whoever came later would have been observed
+        seen = arrivals.observe(seen, soon_s, lately.came, lately.devices, lately.hazard_per_s)
+        since_s = max(seen.seen_at_s, now_s - self._limits.longest_s)
+        for step in range(int((now_s - since_s) // SILENCE_S)):
+            at_s = since_s + step * SILENCE_S
+            asked_per_s = hazard_at(seen, lately.goals, lately.load, lately.devices, at_s, self._limits)
+            seen = arrivals.observe(seen, at_s + SILENCE_S, 0, lately.devices, asked_per_s)
+        return seen
 
     def _devices(self, session: Session, home: Home, now: datetime) -> int:
         lately = now - timedelta(seconds=self._limits.longest_s)
@@ -146,19 +193,28 @@ class Pace:
         )
 
 
+def _rates(session: Session, now: datetime) -> dict[Home, float]:
+    """Check-ins a second of every population that had any, as all replicas saw them."""
+    rows = session.connection().execute(
+        select(col(Population.tenant), col(Population.name), col(Population.pacing)).where(
+            col(Population.pacing).is_not(None)
+        )
+    )
+    known = ((Home(tenant, name), _stored(raw)) for tenant, name, raw in rows)
+    return {home: arrivals.rate_at(seen, now.timestamp()) for home, seen in known if seen is not None}
+
+
 def _window(door: _Door, visit: str) -> Window:
     digest = hmac.digest(door.key, b"edgewise/pacing/v1\0" + visit.encode(), hashlib.sha256)
     return door.plan.window(unit_of(digest))
 
 
-def _stored(raw: bytes | None, now: datetime) -> Arrivals:
-    """What was learnt before; from the beginning where that cannot be read any more."""
-    if raw is None:
-        return arrivals.none_yet(now.timestamp())
+def _stored(raw: bytes | None) -> Arrivals | None:
+    """What was learnt before; None where that cannot be read any more, so that it is learnt anew."""
     try:
-        return arrivals.from_bytes(raw)
+        return None if raw is None else arrivals.from_bytes(raw)
     except arrivals.InvalidArrivals:
-        return arrivals.none_yet(now.timestamp())
+        return None
 
 
 def goals_of(programme: Programme, now: datetime) -> Goals | None:
@@ -174,7 +230,6 @@ def goals_of(programme: Programme, now: datetime) -> Goals | None:
         rounds_per_hour=max(HOUR_S / (one.selecting_deadline_s + one.reporting_deadline_s) for one in settings),
         patience_s=min(one.selecting_deadline_s for one in settings),
         opening_s=_opening_s(active, now),
-        separation_s=min(one.min_separation_s for one in settings),
     )
 
 

@@ -26,8 +26,8 @@ BACK_OFF_SHARE: Final = 0.2
 """What a device does by itself when nobody answers: 15 min, 20 % less or more."""
 DOOR_SHARE: Final = 20.0
 """A check-in that is turned away unread costs a twentieth."""
-LONGEST_QUEUE_S: Final = 30.0
-"""A check-in that would wait longer is not answered."""
+LONGEST_QUEUE_S: Final = 1.0
+"""The desk is full when a check-in would wait longer: 1,024 of them, at 1,000 a second."""
 
 Flags: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
@@ -43,16 +43,9 @@ def paced(goals: Goals | None, limits: Limits) -> Policy:
 
 
 def fixed(after_s: float, spread_s: float) -> Policy:
-    """The naive one: always the same window, nobody turned away at the door."""
+    """The naive one: always the same window."""
     windows = (Window(after_s, spread_s),) * 64
-    plan = Plan(
-        manner=Manner.EVENLY,
-        hazard_per_s=1 / (after_s + spread_s / 2),
-        admit_share=1.0,
-        meeting_s=None,
-        rejected=windows,
-        succeeded=windows,
-    )
+    plan = Plan(manner=Manner.EVENLY, hazard_per_s=1 / (after_s + spread_s / 2), windows=windows)
     return lambda _arrivals, _load, _devices, _now_s: plan
 
 
@@ -120,8 +113,9 @@ def simulate(
 ) -> Log:
     """Let devices come, be answered and come back.
 
-    A device knocks once it is due and there. The coordinator works through `capacity_per_s` and turns away the share
-    that the plan says, up to `DOOR_SHARE` times its capacity; who would wait too long gets no answer.
+    A device knocks once it is due and there. The coordinator works through `capacity_per_s`, and lets wait whom it can
+    answer within `LONGEST_QUEUE_S`. All others it turns away with a window of the same plan, up to `DOOR_SHARE` times
+    its capacity; who comes beyond that gets no answer.
 
     Args:
         first_knock_s: When each device is first due, from the start; beyond `lasts_s` for never.
@@ -141,12 +135,10 @@ def simulate(
         rng.shuffle(knocking)
         arrivals = observe(arrivals, now_s, len(knocking), devices, hazard_per_s)
         plan = policy(arrivals, Load(capacity_per_s=capacity_per_s, queue=int(queue)), devices, now_s)
-        admitted = rng.random(len(knocking)) < plan.admit_share
-        inside, outside = knocking[admitted], knocking[~admitted]
         fits = int(capacity_per_s * (LONGEST_QUEUE_S + step_s) - queue)
-        worked, lost = inside[:fits], inside[fits:]
+        worked, outside = knocking[:fits], knocking[fits:]
         door = int(DOOR_SHARE * capacity_per_s * step_s)
-        turned_away, lost = outside[:door], np.concatenate([lost, outside[door:]])
+        turned_away, lost = outside[:door], outside[door:]
         queue = max(0.0, queue + len(worked) - capacity_per_s * step_s)
         waits_since[knocking] = np.where(np.isnan(waits_since[knocking]), now_s, waits_since[knocking])
         if len(worked):
@@ -170,7 +162,7 @@ def simulate(
 
 def _instants(plan: Plan, count: int, rng: np.random.Generator) -> Floats:
     """When devices come back: the plan's window of a random unit, and an instant of it that the device draws."""
-    windows = _array(plan.rejected)
+    windows = _array(plan.windows)
     chosen = windows[(rng.random(count) * len(windows)).astype(np.int64)]
     instants: Floats = chosen[:, 0] + rng.random(count) * chosen[:, 1]
     return instants

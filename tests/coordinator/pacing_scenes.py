@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.core.pacing import Goals, Limits, sure_count
+from coordinator.core.pacing import Goals, Limits, Manner, sure_count
 from tests.coordinator.pacing_fleet import (
     DAY_S,
     HOUR_S,
@@ -48,7 +48,7 @@ def swing(policy: str) -> Log:
         capacity_per_s=50,
         lasts_s=4 * DAY_S,
         rng=rng,
-        step_s=30,
+        step_s=60,
     )
 
 
@@ -77,7 +77,7 @@ def crowd(policy: str) -> Log:
         capacity_per_s=CROWD_CAPACITY_PER_S,
         lasts_s=1.5 * DAY_S,
         rng=rng,
-        step_s=20,
+        step_s=30,
     )
 
 
@@ -109,14 +109,15 @@ def fifty(policy: str, there: str) -> Log:
         capacity_per_s=50,
         lasts_s=8 * DAY_S if there == "nightly" else DAY_S,
         rng=rng,
-        step_s=30,
+        step_s=60,
     )
 
 
 def fills_of_fifty(log: Log, since_s: float) -> list[tuple[float, int]]:
-    """Every opening since then, and its candidates; a round opens for each meeting, or else every hour."""
+    """Every opening since then, and its candidates; a round is there for each meeting, or else every hour."""
     until_s = MONDAY_S + len(log.plans) * log.step_s - FIFTY.patience_s
-    met = {plan.meeting_s for plan in log.plans if plan.meeting_s is not None}
+    steps = ((MONDAY_S + step * log.step_s, plan) for step, plan in enumerate(log.plans))
+    met = {round(now_s + plan.windows[0].after_s) for now_s, plan in steps if plan.manner is Manner.MEETING}
     openings = sorted(met) or list(MONDAY_S + np.arange(0, 8 * DAY_S, FIFTY.period_s))
     inside = [opening_s for opening_s in openings if MONDAY_S + since_s <= opening_s < until_s]
     return [(opening_s, log.candidates(opening_s, FIFTY.patience_s)) for opening_s in inside]
@@ -148,7 +149,7 @@ def million(policy: str, count: int) -> Log:
         capacity_per_s=500 * count / 1e6,
         lasts_s=1.25 * DAY_S,
         rng=rng,
-        step_s=60,
+        step_s=120,
     )
 
 
