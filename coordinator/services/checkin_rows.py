@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, SQLModel, col, delete
+from sqlmodel import Session, col, delete
 
 from coordinator.core.cohorts.evaluation import DeviceFacts
 from coordinator.core.rounds import OPEN_PHASES
 from coordinator.services.running import Home
+from coordinator.store.among import ByDialect, among_ids
 from coordinator.store.database import UtcDateTime
 from coordinator.store.tables import Candidate, Device, Nonce, Participation, Round
 from edge_runtime.protocol.signing import SignedBy
@@ -43,27 +45,29 @@ class Part:
     visit: str | None
 
 
-_IDS = bindparam("ids", type_=String, expanding=True)
-_KEYS = select(col(Device.id), col(Device.public_key), col(Device.tenant), col(Device.population)).where(
-    col(Device.id).in_(_IDS)
+_KEYS = among_ids(
+    select(col(Device.id), col(Device.public_key), col(Device.tenant), col(Device.population)), col(Device.id)
 )
-_DEVICES = select(
+_DEVICES = among_ids(
+    select(
+        col(Device.id),
+        col(Device.tenant),
+        col(Device.population),
+        col(Device.left_at).is_not(None),
+        or_(col(Device.seen_at).is_(None), col(Device.seen_at) < bindparam("lately", type_=UtcDateTime)),
+        col(Device.participated_at),
+        col(Device.participations),
+        col(Device.app),
+        col(Device.app_version),
+        col(Device.platform),
+        col(Device.app_version_key),
+        col(Device.region),
+        col(Device.hardware_class),
+        col(Device.attributes),
+    ),
     col(Device.id),
-    col(Device.tenant),
-    col(Device.population),
-    col(Device.left_at).is_not(None),
-    or_(col(Device.seen_at).is_(None), col(Device.seen_at) < bindparam("lately", type_=UtcDateTime)),
-    col(Device.participated_at),
-    col(Device.participations),
-    col(Device.app),
-    col(Device.app_version),
-    col(Device.platform),
-    col(Device.app_version_key),
-    col(Device.region),
-    col(Device.hardware_class),
-    col(Device.attributes),
-).where(col(Device.id).in_(_IDS))
-_PARTS = (
+)
+_PARTS = among_ids(
     select(
         col(Participation.id),
         col(Participation.round_id),
@@ -72,22 +76,32 @@ _PARTS = (
         col(Participation.visit),
     )
     .join(Round, col(Round.id) == col(Participation.round_id))
-    .where(col(Participation.device_id).in_(_IDS), col(Round.phase).in_(OPEN_PHASES))
+    .where(col(Round.phase).in_(OPEN_PHASES)),
+    col(Participation.device_id),
 )
-_CANDIDACIES = select(col(Candidate.round_id), col(Candidate.device_id)).where(
-    col(Candidate.round_id).in_(bindparam("rounds", expanding=True)), col(Candidate.device_id).in_(_IDS)
+_CANDIDACIES = among_ids(
+    select(col(Candidate.round_id), col(Candidate.device_id)).where(
+        col(Candidate.round_id).in_(bindparam("rounds", expanding=True))
+    ),
+    col(Candidate.device_id),
 )
+
+
+def _found(session: Session, statements: ByDialect, values: Mapping[str, object]) -> Sequence[Any]:
+    """All rows at once: asked for one by one, each costs more than what is done with it."""
+    connection = session.connection()
+    return connection.execute(statements[connection.dialect.name], values).all()
 
 
 def keys_of(session: Session, ids: Collection[str]) -> Mapping[str, tuple[bytes, Home]]:
     """The public key of each device that is enrolled, and where: neither ever changes."""
-    found = session.connection().execute(_KEYS, {"ids": [*ids]})
+    found = _found(session, _KEYS, {"ids": [*ids]})
     return {id_: (key, Home(tenant, population)) for id_, key, tenant, population in found}
 
 
 def devices_of(session: Session, ids: Collection[str], lately: datetime) -> dict[str, DeviceRow]:
     """The devices that are there; they count as unseen if they were not seen lately."""
-    found = session.connection().execute(_DEVICES, {"ids": [*ids], "lately": lately})
+    found = _found(session, _DEVICES, {"ids": [*ids], "lately": lately})
     return {
         id_: DeviceRow(id_, Home(tenant, population), left, unseen, participated_at, count, DeviceFacts(
             device_id=id_,
@@ -108,49 +122,41 @@ def devices_of(session: Session, ids: Collection[str], lately: datetime) -> dict
 
 def parts_of(session: Session, ids: Collection[str]) -> list[Part]:
     """The participations of devices in open rounds, whatever became of them."""
-    return [Part(*row) for row in session.connection().execute(_PARTS, {"ids": [*ids]})]
+    return [Part(*row) for row in _found(session, _PARTS, {"ids": [*ids]})]
 
 
 def candidacies_of(session: Session, rounds: Collection[str], ids: Collection[str]) -> set[tuple[str, str]]:
     """Which of the devices are candidates of which of the rounds: pairs of round and device."""
     if not rounds:
         return set()
-    found = session.connection().execute(_CANDIDACIES, {"rounds": [*rounds], "ids": [*ids]})
+    found = _found(session, _CANDIDACIES, {"rounds": [*rounds], "ids": [*ids]})
     return {(round_id, device_id) for round_id, device_id in found}
 
 
-def remember(session: Session, claims: Sequence[SignedBy], now: datetime) -> list[bool]:
+def remember(session: Session, claims: Sequence[SignedBy]) -> list[bool]:
     """Remember requests; of each, whether it is new. Of the same request twice the first is."""
-    firsts: set[tuple[str, str]] = set()
-    new: list[bool] = []
-    for claim in claims:
-        new.append((claim.keyid, claim.nonce) not in firsts)
-        firsts.add((claim.keyid, claim.nonce))
+    keys = [(claim.created, claim.keyid, claim.nonce) for claim in claims]
+    firsts = dict.fromkeys(keys, True)
     connection = session.connection()
     with connection.begin_nested() as trying:
-        if _insert(connection, Nonce, _nonces(firsts, now)) == len(firsts):
-            return new
+        if _insert(connection, [*firsts]) == len(firsts):
+            return [firsts.pop(key, False) for key in keys]
         trying.rollback()
-    seen = {key for key in firsts if connection.execute(_NONCE, {"device": key[0], "nonce": key[1]}).first()}
-    _insert(connection, Nonce, _nonces(firsts - seen, now))
-    return [fresh and (claim.keyid, claim.nonce) not in seen for fresh, claim in zip(new, claims, strict=True)]
+    seen = {key for key in firsts if session.get(Nonce, key) is not None}
+    _insert(connection, [key for key in firsts if key not in seen])
+    return [key not in seen and firsts.pop(key, False) for key in keys]
 
 
-_NONCE = select(col(Nonce.nonce)).where(
-    col(Nonce.device_id) == bindparam("device"), col(Nonce.nonce) == bindparam("nonce")
-)
+_REMEMBER = {
+    dialect.__name__.rpartition(".")[2]: dialect.insert(Nonce).on_conflict_do_nothing()
+    for dialect in (postgresql, sqlite)
+}
 
 
-def _nonces(keys: Iterable[tuple[str, str]], now: datetime) -> list[dict[str, object]]:
-    return [{"device_id": device, "nonce": nonce, "received_at": now} for device, nonce in keys]
-
-
-def _insert(connection: Connection, table: type[SQLModel], rows: Sequence[Mapping[str, object]]) -> int:
-    """Add rows that are not there yet; how many were added."""
-    if not rows:
-        return 0
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows).rowcount
+def _insert(connection: Connection, keys: Iterable[tuple[int, str, str]]) -> int:
+    """Add nonces that are not there yet; how many were added."""
+    rows = [{"signed_at": at, "device_id": device, "nonce": nonce} for at, device, nonce in sorted(keys)]
+    return connection.execute(_REMEMBER[connection.dialect.name], rows).rowcount if rows else 0
 
 
 @dataclass(slots=True)
@@ -176,7 +182,7 @@ class Changes:
         if self.facts:
             connection.execute(_FACTS, [_said(facts) for facts in self.facts.values()])
         if self.seen:
-            connection.execute(_SEEN, {"ids": [*self.seen], "at": now})
+            connection.execute(_SEEN[connection.dialect.name], {"ids": [*self.seen], "at": now})
         for round_id, device_id in self.removed:
             connection.execute(
                 delete(Candidate).where(col(Candidate.round_id) == round_id, col(Candidate.device_id) == device_id)
@@ -212,7 +218,7 @@ _END = (
     .where(col(Participation.id) == bindparam("row"))
     .values(standing=bindparam("to"), outcome=bindparam("why"), ended_at=bindparam("at"))
 )
-_SEEN = update(Device).where(col(Device.id).in_(_IDS)).values(seen_at=bindparam("at"))
+_SEEN = among_ids(update(Device).values(seen_at=bindparam("at")), col(Device.id))
 _PARTICIPATED = (
     update(Device)
     .where(col(Device.id) == bindparam("row"))

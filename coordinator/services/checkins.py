@@ -20,6 +20,7 @@ from coordinator.core.tasks import TaskState
 from coordinator.services import checkin_rows as rows
 from coordinator.services.checkin_rows import Changes, DeviceRow, Part
 from coordinator.services.device_facts import changes, facts_of
+from coordinator.services.device_keys import DeviceKey
 from coordinator.services.pace import Pace
 from coordinator.services.running import Home, OpenRound, Programme, Running, programme_of
 from coordinator.store.database import Database, database_now
@@ -33,7 +34,6 @@ from edge_runtime.protocol.errors import (
     SwitchedOff,
     UnknownDevice,
 )
-from edge_runtime.protocol.keys import PublicKey
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.signing import SignedBy, verify_request
@@ -104,7 +104,7 @@ class CheckIns:
         if knock.again:
             return None
         try:
-            key = PublicKey(keys[knock.claim.keyid][0])
+            key = DeviceKey(keys[knock.claim.keyid][0])
             verify_request(knock.claim, key, "POST", knock.target, now=int(self._now().timestamp()))
         except Refusal as refusal:
             return refusal
@@ -121,7 +121,7 @@ def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:
 def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> list[CheckInAnswer | Refusal]:
     now = database_now(session)
     first = [knock.claim for knock in knocks if not knock.again]
-    fresh = iter(rows.remember(session, first, now) if first else ())
+    fresh = iter(rows.remember(session, first) if first else ())
     batch = _Batch(session, {knock.claim.keyid for knock in knocks}, pace, now)
     answers: list[CheckInAnswer | Refusal] = []
     for knock in knocks:

@@ -8,6 +8,7 @@ from sqlmodel import Session, col, delete, select
 
 from coordinator.core.cohorts.versions import version_key
 from coordinator.core.rounds import OPEN_STANDINGS, Standing
+from coordinator.services.device_keys import DeviceKey
 from coordinator.store.tables import Candidate, Device, Nonce, Participation, Population
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Left
@@ -46,8 +47,8 @@ def authenticate(session: Session, claim: SignedBy, method: str, target: str, no
     device = session.get(Device, claim.keyid)
     if device is None:
         raise UnknownDevice("enrol first")
-    verify_request(claim, PublicKey(device.public_key), method, target, now=int(now.timestamp()))
-    _remember(session, claim, now)
+    verify_request(claim, DeviceKey(device.public_key), method, target, now=int(now.timestamp()))
+    _remember(session, claim)
     return device
 
 
@@ -123,8 +124,8 @@ def enrol(
     identity = device_id(message.tenant, key)
     if claim.keyid != identity:
         raise BadSignature("an enrolment is signed under the id of the key it brings")
-    verify_request(claim, key, method, target, now=int(now.timestamp()))
-    _remember(session, claim, now)
+    verify_request(claim, DeviceKey(key.raw), method, target, now=int(now.timestamp()))
+    _remember(session, claim)
     population = session.get(Population, (message.tenant, message.population))
     if population is None:
         raise NotFound(f"there is no population {message.population!r} of a tenant {message.tenant!r}")
@@ -164,7 +165,7 @@ def enrol(
 
 def forget_nonces(session: Session, before: datetime) -> None:
     """Forget requests so old that their time alone refuses them."""
-    session.exec(delete(Nonce).where(col(Nonce.received_at) < before))
+    session.exec(delete(Nonce).where(col(Nonce.signed_at) < int(before.timestamp())))
 
 
 def _check_switch(population: Population) -> None:
@@ -172,7 +173,7 @@ def _check_switch(population: Population) -> None:
         raise SwitchedOff("devices of this population are switched off; ask again when your policy lets you")
 
 
-def _remember(session: Session, claim: SignedBy, now: datetime) -> None:
-    if session.get(Nonce, (claim.keyid, claim.nonce)) is not None:
+def _remember(session: Session, claim: SignedBy) -> None:
+    if session.get(Nonce, (claim.created, claim.keyid, claim.nonce)) is not None:
         raise ReplayedRequest("this request was already received; sign it again with a fresh nonce")
-    session.add(Nonce(device_id=claim.keyid, nonce=claim.nonce, received_at=now))
+    session.add(Nonce(signed_at=claim.created, device_id=claim.keyid, nonce=claim.nonce))

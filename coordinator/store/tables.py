@@ -120,12 +120,18 @@ class Cohort(SQLModel, table=True):
 
 
 class Nonce(SQLModel, table=True):
-    """A signed request that was already received."""
+    """A signed request that was already received.
+
+    By the time that it was signed at: what comes together stands together, so that a batch writes a few pages of the
+    database, and not one for each of its requests.
+    """
 
     __tablename__ = "nonces"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    signed_at: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    """Seconds since the epoch, as the signature has it."""
     device_id: str = Field(primary_key=True, max_length=ID)
     nonce: str = Field(primary_key=True, max_length=ID)
-    received_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False, index=True))
 
 
 class BundleRow(SQLModel, table=True):

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, TypeAlias
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import is_label, is_name, require_delay
+from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.keys import SIGNATURE_BYTES, is_id, is_sha256
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Wait
@@ -23,6 +24,7 @@ ATTRIBUTE_TEXT_CHARACTERS: Final = 64
 ATTRIBUTE_INTEGER_LIMIT: Final = 1 << 53
 """Integers are below it in size: what every language holds exactly."""
 
+_TOO_MANY_ATTRIBUTES: Final = f"a device has at most {MOST_ATTRIBUTES} attributes"
 _ATTRIBUTE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
@@ -100,19 +102,20 @@ class CheckIn:
             self._check_device()
 
     def _check_device(self) -> None:
-        for name in ("app_version", "platform"):
-            text = getattr(self, name)
-            wire.require(text is not None and is_label(text), f"{name} has 1 to 128 printable characters")
+        version, platform = self.app_version, self.platform
+        wire.require(version is not None and is_label(version), "app_version has 1 to 128 printable characters")
+        wire.require(platform is not None and is_label(platform), "platform has 1 to 128 printable characters")
         wire.require(self.attributes is not None, "attributes is an object; {} says nothing")
         require_said(self.region, self.hardware_class, self.attributes or {})
 
 
 def require_said(region: str | None, hardware_class: str | None, attributes: Mapping[str, AttributeValue]) -> None:
     """Raise `Malformed` unless all of this may be said of a device."""
+    sentence = "is 1 to 32 of A-Z a-z 0-9 . _ -, a letter or digit first, or nothing"
     for what, code in (("region", region), ("hardware_class", hardware_class)):
-        sentence = "is 1 to 32 of A-Z a-z 0-9 . _ -, a letter or digit first, or nothing"
-        wire.require(code is None or is_code(code), f"{what} {sentence}")
-    wire.require(len(attributes) <= MOST_ATTRIBUTES, f"a device has at most {MOST_ATTRIBUTES} attributes")
+        if code is not None and not is_code(code):
+            raise Malformed(f"{what} {sentence}")
+    wire.require(len(attributes) <= MOST_ATTRIBUTES, _TOO_MANY_ATTRIBUTES)
     for name, value in attributes.items():
         wire.require(is_attribute_name(name), "the name of an attribute is 1 to 32 of a-z 0-9 _, a letter first")
         sentence = "is text of 1 to 64 printable characters, an integer below 2^53 in size, or a boolean"

@@ -11,9 +11,10 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from edge_runtime.protocol.errors import BadSignature, ClockSkew, DigestMismatch, UntrustedDocument
-from edge_runtime.protocol.keys import SIGNATURE_BYTES, PublicKey, SigningKey, digest
+from edge_runtime.protocol.keys import SIGNATURE_BYTES, SigningKey, digest
 
 LABEL = "edgewise"
 TAG = "edgewise-device/1"
@@ -35,6 +36,13 @@ _PARAMETERS = re.compile(
 )
 _SIGNATURE = re.compile(re.escape(f"{LABEL}=:") + r"(?P<signature>[A-Za-z0-9+/=]{88}):")
 _DIGEST = re.compile(r"sha-256=:(?P<digest>[A-Za-z0-9+/=]{44}):")
+
+
+class Verifies(Protocol):
+    """A public key, by whatever library: `keys.PublicKey` is one."""
+
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Return if the signature is by this key; raise `UntrustedDocument` if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ def claimed(headers: Mapping[str, str]) -> SignedBy:
     )
 
 
-def verify_request(claim: SignedBy, key: PublicKey, method: str, target: str, *, now: int) -> None:
+def verify_request(claim: SignedBy, key: Verifies, method: str, target: str, *, now: int) -> None:
     """Return if the request line and the claimed body digest were signed by `key`, recently.
 
     The caller compares the body with `claim.body_digest` (`verify_body`) and remembers the nonce.

@@ -35,6 +35,8 @@ _QUOTED_CHARACTERS = 64
 
 Message = TypeVar("Message")
 
+_UNIONS = (types.UnionType, typing.Union)
+
 _Reader = Callable[[object, str], object]
 """From a tree of JSON, and where it stands, a value of one type."""
 
@@ -170,7 +172,7 @@ def _built(kind: Any, tree: object, where: str) -> object:
 def _reader(kind: Any) -> _Reader:
     """What reads this type; asking a type what it is takes longer than reading a value of it."""
     origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
+    if origin in _UNIONS:
         return _union(kind)
     if origin is tuple:
         return functools.partial(_sequence, kind)
@@ -178,7 +180,7 @@ def _reader(kind: Any) -> _Reader:
         return functools.partial(_mapping, kind)
     if dataclasses.is_dataclass(kind):
         return functools.partial(_object, kind)
-    return _string if kind is str else functools.partial(_scalar, kind)
+    return functools.partial(_scalar, kind)
 
 
 def _union(kind: Any) -> _Reader:
@@ -222,18 +224,27 @@ def _object(kind: Any, tree: object, where: str) -> object:
         if unknown := sorted(set(tree) - names):
             raise Malformed(f"{where} has an unknown key {unknown[0][:_QUOTED_CHARACTERS]!r}")
         raise Malformed(f"{where} lacks the key {min(names - set(tree))!r}")
-    return kind(**{name: read(tree[name], where + suffix) for name, read, suffix in _fields(kind, names)})
+    values = {}
+    for name, text, read, suffix in _fields(kind, names):
+        value = tree[name]
+        # Most of a message is text that needs no reader; asking one costs more than the answer.
+        plain = text and type(value) is str and value.isascii()
+        values[name] = value if plain else read(value, where + suffix)
+    return kind(**values)
 
 
 @functools.cache
-def _fields(kind: Any, names: frozenset[str]) -> tuple[tuple[str, _Reader, str], ...]:
-    """Each field with what reads it, and how it is called behind the name of the object."""
+def _fields(kind: Any, names: frozenset[str]) -> tuple[tuple[str, bool, _Reader, str], ...]:
+    """Each field: whether it may be text, what reads it, and how it is called behind the name of the object."""
     hints = _hints(kind)
-    return tuple((name, _reader(hints[name]), f".{name}") for name in sorted(names))
+    return tuple(
+        (name, str in (hints[name], *_arms(hints[name])), _reader(hints[name]), f".{name}") for name in sorted(names)
+    )
 
 
-def _string(tree: object, where: str) -> object:
-    return tree if type(tree) is str and tree.isascii() else _scalar(str, tree, where)
+def _arms(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; none of any other."""
+    return typing.get_args(kind) if typing.get_origin(kind) in _UNIONS else ()
 
 
 def _scalar(kind: Any, tree: object, where: str) -> object:

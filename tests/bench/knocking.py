@@ -94,7 +94,10 @@ def knock(lines: Sequence[Line], requests: Sequence[bytes]) -> tuple[float, dict
     while selector.get_map():
         for key, _events in selector.select():
             line = key.data
-            line.heard += line.socket.recv(1 << 16)
+            heard = line.socket.recv(1 << 16)
+            if not heard:
+                raise ConnectionResetError("the coordinator closed a line that waits for an answer")
+            line.heard += heard
             if line.is_whole():
                 status, line.heard = line.heard[9:12], b""
                 statuses[status] = statuses.get(status, 0) + 1

@@ -141,7 +141,10 @@ def _ask(line: Line, phone: Phone, method: str, path: str, body: bytes = b"") ->
     line.socket.sendall(request_bytes(method, path, headers, body))
     heard = bytearray()
     while True:
-        heard += line.socket.recv(1 << 20)
+        came = line.socket.recv(1 << 20)
+        if not came:
+            raise ConnectionResetError("the coordinator closed a line that waits for an answer")
+        heard += came
         head, mark, _rest = bytes(heard[:4096]).partition(b"\r\n\r\n")
         place = head.lower().find(b"content-length: ")
         if mark and len(heard) - len(head) - 4 >= int(head[place + 16 :].split(b"\r\n", 1)[0]):

@@ -39,9 +39,9 @@ def told_one(session: Session, knock: Knock, now: datetime) -> Told:
             verify_request(claim, key, "POST", knock.target, now=int(now.timestamp()))
         except Refusal as refusal:
             return "refused", refusal.code
-        if session.get(Nonce, (claim.keyid, claim.nonce)) is not None:
+        if session.get(Nonce, (claim.created, claim.keyid, claim.nonce)) is not None:
             return "refused", "replayed-request"
-        session.add(Nonce(device_id=claim.keyid, nonce=claim.nonce, received_at=now))
+        session.add(Nonce(signed_at=claim.created, device_id=claim.keyid, nonce=claim.nonce))
     population = session.get_one(Population, (device.tenant, device.population))
     if device.left_at is not None:
         return "refused", "device-left"

@@ -342,7 +342,7 @@ def test_a_batch_that_forgets_what_it_did_is_caught(
     worlds: Callable[[], tuple[World, World]], monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     if wrong == "replays":
-        monkeypatch.setattr(checkin_rows, "remember", lambda _session, claims, _now: [True] * len(claims))
+        monkeypatch.setattr(checkin_rows, "remember", lambda _session, claims: [True] * len(claims))
     elif wrong == "candidates":
         monkeypatch.setattr(checkins, "choose", lambda contenders, _device: contenders[-1] if contenders else None)
         monkeypatch.setattr(checkins._Batch, "_add", lambda *_forgotten: None)
