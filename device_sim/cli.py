@@ -8,13 +8,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from edge_runtime.protocol.plan import Summing
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Fleets of simulated phones on the real wire protocol.",
 )
-
-MODELS = {"digits": "zoo:mlp", "watch": "zoo:mlp"}
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -26,20 +26,28 @@ def _fail(sentence: str) -> NoReturn:
 def demo(
     dataset: Annotated[str, typer.Option(help="digits (5,000 MNIST digits) or watch (ten people's wrists)")] = "digits",
     model: Annotated[
-        str | None, typer.Option(help="zoo:mlp, zoo:cnn, or your own: path/file.py:function that returns a Keras model")
+        str | None,
+        typer.Option(
+            help="zoo:cnn, zoo:mlp, or your own: path/file.py:function that returns a Keras model "
+            "[digits zoo:cnn, watch zoo:mlp]"
+        ),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 30, watch 20]")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 12, watch 20]")] = None,
     devices: Annotated[
         int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 100, watch 20]")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Passes over a phone's examples in a round [digits 5, watch 3]")
+        int | None, typer.Option(min=1, max=1000, help="Passes over a phone's examples in a round [digits 2, watch 3]")
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=1e-6, max=1000, help="Of a phone's SGD [digits 0.3, watch 0.1; a third for your own model]"),
+        typer.Option(min=1e-6, max=1000, help="Of a phone's SGD [digits 0.2, watch 0.1; another model 0.1, 0.03]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same final weights, bit for bit")] = 1,
+    summing: Annotated[
+        Summing,
+        typer.Option(help="secure: the coordinator sees sums of groups alone; plain: it sees each report"),
+    ] = Summing.SECURE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report, the summary and the logs")] = Path("build/demo"),
     exported: Annotated[
@@ -71,12 +79,13 @@ def demo(
         _fail(f"there is no dataset {dataset!r}; choose one of {', '.join(RECIPES)}")
     options = DemoOptions(
         dataset=dataset,
-        model=model or MODELS[dataset],
+        model=model or RECIPES[dataset].model,
         rounds=rounds,
         epochs=epochs,
         learning_rate=learning_rate,
         devices=devices,
         seed=seed,
+        summing=summing,
         port=port,
         out=out,
         exported=exported,

@@ -45,7 +45,7 @@ def run_demo(options: DemoOptions, watcher: Watcher, children: Children) -> Summ
     bundle_raw, checkpoint_raw = (out / "bundle.ewb").read_bytes(), (out / "checkpoint.ewc").read_bytes()
     bundle = verify_bundle(bundle_raw, digest(bundle_raw).hex(), tenant_key.public)
     recipe = recipe_for(options)
-    plan = plan_for(recipe, dataset.name, bundle.sha256, len(dataset.training))
+    plan = plan_for(recipe, dataset.name, bundle.sha256, len(dataset.training), options.summing)
     watcher.stage("starting the coordinator")
     with (
         running_coordinator(port, out, tenant_key, watcher, children) as home,
@@ -66,7 +66,7 @@ def run_demo(options: DemoOptions, watcher: Watcher, children: Children) -> Summ
             seed=hashlib.sha256(f"edgewise/demo/{options.seed}".encode()).hexdigest(),
         )
         watcher.stage("phones enrol")
-        heard = run_fleet(options, dataset, tenant_key, home, watcher, children)
+        heard = run_fleet(options, dataset, plan, tenant_key, home, watcher, children)
         task, rounds = home.operator.task("demo"), home.operator.rounds("demo")
         watcher.stage("training without federation, for comparison")
         baselines = compared()

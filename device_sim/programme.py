@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import httpx
 
 from device_sim.recipes import Recipe
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
+from edge_runtime.protocol.secure_sum.thresholds import complete_threshold, corrupt_members
 
 TENANT = "demo"
 
@@ -22,12 +23,70 @@ class OperatorCallFailed(Exception):
 OVER_SELECTION = 1.3
 EXPECTED_DROPOUT = 0.08
 
+GROUP_GOAL: Final = 16
+"""Reports wanted of one group that sums securely: every phone makes a mask with every other of its group."""
+SURVIVOR_SHARE: Final = 0.7
+"""Of a full group: so many must be left for its sum to be opened."""
+CORRUPT_PERMILLE: Final = 100
+SMALLEST_GROUP: Final = 4
+"""Below it the first phone that drops out would leave too few."""
 
-def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phones: int) -> Plan:
-    """The plan of a demo whose training phones all check in before a round chooses."""
-    goal = max(1, round(training_phones * recipe.goal_share))
-    chosen = min(training_phones, -(-goal * 13 // 10))
-    return Plan(
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """How the training phones of a demo are split into groups that sum securely.
+
+    Attributes:
+        goal: Reports wanted of one group.
+        most: Phones chosen for one group.
+        survivors: Fewest reports whose sum may be opened; no group forms with fewer members.
+    """
+
+    goal: int
+    most: int
+    survivors: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, training_phones: int) -> Groups:
+        """As many groups as come nearest to the goal of a round.
+
+        Raises:
+            ValueError: The phones are too few for one group.
+        """
+        wanted_in_all = _goal(recipe, training_phones)
+        goal = wanted_in_all // max(1, round(wanted_in_all / GROUP_GOAL))
+        most = _chosen(goal, training_phones)
+        if most < SMALLEST_GROUP:
+            raise ValueError(
+                f"{training_phones} phones that train are too few to sum securely: take more with --devices, "
+                "or let the coordinator see each report with --summing plain"
+            )
+        threshold = complete_threshold(most, corrupt_members(CORRUPT_PERMILLE, most))
+        return cls(goal, most, max(threshold, round(most * SURVIVOR_SHARE)))
+
+
+def _goal(recipe: Recipe, training_phones: int) -> int:
+    return max(1, round(training_phones * recipe.goal_share))
+
+
+def _chosen(goal: int, training_phones: int) -> int:
+    return min(training_phones, -(-goal * 13 // 10))
+
+
+def _expected(chosen: int) -> int:
+    return max(1, round(chosen * (1 - EXPECTED_DROPOUT)))
+
+
+def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phones: int, summing: Summing) -> Plan:
+    """The plan of a demo whose training phones all check in before a round chooses.
+
+    Of secure summing it is about one group, and a round has several.
+
+    Raises:
+        ValueError: The phones are too few to sum securely.
+    """
+    goal = _goal(recipe, training_phones)
+    plain = Plan(
         version=1,
         tenant=TENANT,
         population=population,
@@ -38,7 +97,7 @@ def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phone
         proximal_mu=0.0,
         clipping_norm=recipe.clipping_norm,
         lane_bits=32,
-        expected_participants=max(1, round(chosen * (1 - EXPECTED_DROPOUT))),
+        expected_participants=_expected(_chosen(goal, training_phones)),
         max_participants=training_phones,
         goal=goal,
         min_reports=max(1, goal // 2),
@@ -47,6 +106,22 @@ def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phone
         privacy=Privacy.NONE,
         min_examples=1,
         time_limit_s=600.0,
+    )
+    if summing is Summing.PLAIN:
+        return plain
+    groups = Groups.of(recipe, training_phones)
+    return replace(
+        plain,
+        version=4,
+        summing=Summing.SECURE,
+        lane_bits=24,
+        expected_participants=_expected(groups.most),
+        max_participants=groups.most,
+        goal=groups.goal,
+        min_reports=groups.survivors,
+        fewest_members=groups.survivors,
+        survivors=groups.survivors,
+        corrupt_permille=CORRUPT_PERMILLE,
     )
 
 

@@ -7,37 +7,47 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from edge_runtime.protocol.plan import Summing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a dataset is trained in the demo."""
 
+    model: str
+    """That the numbers below were chosen for."""
     rounds: int
     goal_share: float
     """Reports wanted, as a share of the training phones."""
     epochs: int
     batch_size: int
     learning_rate: float
+    careful_rate: float
+    """The learning rate that any other model begins with."""
     clipping_norm: float
     server_learning_rate: float
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
     "digits": Recipe(
-        rounds=30,
+        model="zoo:cnn",
+        rounds=12,
         goal_share=0.6,
-        epochs=5,
+        epochs=2,
         batch_size=10,
-        learning_rate=0.3,
-        clipping_norm=4.0,
+        learning_rate=0.2,
+        careful_rate=0.1,
+        clipping_norm=1.0,
         server_learning_rate=2.0,
     ),
     "watch": Recipe(
+        model="zoo:mlp",
         rounds=20,
         goal_share=0.75,
         epochs=3,
         batch_size=20,
         learning_rate=0.1,
+        careful_rate=0.03,
         clipping_norm=8.0,
         server_learning_rate=1.3,
     ),
@@ -57,12 +67,9 @@ class DemoOptions:
     out: Path
     epochs: int | None = None
     learning_rate: float | None = None
+    summing: Summing = Summing.SECURE
     exported: Path | None = None
     """Folder with `bundle.ewb`, `checkpoint.ewc` and `tenant.key`; nothing is exported then."""
-
-
-TUNED_FOR: Final = "zoo:mlp"
-"""The model that the learning rates were chosen for; any other begins with a third of them."""
 
 
 def recipe_for(options: DemoOptions) -> Recipe:
@@ -72,5 +79,6 @@ def recipe_for(options: DemoOptions) -> Recipe:
         recipe,
         rounds=options.rounds or recipe.rounds,
         epochs=options.epochs or recipe.epochs,
-        learning_rate=options.learning_rate or recipe.learning_rate / (1 if options.model == TUNED_FOR else 3),
+        learning_rate=options.learning_rate
+        or (recipe.learning_rate if options.model == recipe.model else recipe.careful_rate),
     )

@@ -75,6 +75,7 @@ class Home:
     operator: Operator
     address: str
     coordinator_key: str
+    authority_key: str
     failures: list[CommandFailed]
 
 
@@ -92,7 +93,7 @@ def running_coordinator(
     )
     command = python_module("coordinator.cli", "serve", f"--port={port}")
     token = (folder / "operator.token").read_text()
-    key = SigningKey(bytes.fromhex((folder / "coordinator.key").read_text())).public.raw.hex()
+    key, authority = (_key_in(folder / f"{name}.key").public.raw.hex() for name in ("coordinator", "authority"))
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(children.started(command, log, environment))
         processes.wait_until_listening(port, first, log)
@@ -125,7 +126,7 @@ def running_coordinator(
                 trust_env=False,
                 transport=transport,
             ) as client:
-                yield Home(Operator(client), address, key, failures)
+                yield Home(Operator(client), address, key, authority, failures)
         except httpx.TransportError as problem:
             reason = failures[0] if failures else f"the coordinator does not answer ({problem}); see {log}"
             raise CommandFailed(str(reason)) from problem
@@ -135,7 +136,13 @@ def running_coordinator(
 
 
 def run_fleet(
-    options: DemoOptions, dataset: Dataset, tenant_key: SigningKey, home: Home, watcher: Watcher, children: Children
+    options: DemoOptions,
+    dataset: Dataset,
+    plan: Plan,
+    tenant_key: SigningKey,
+    home: Home,
+    watcher: Watcher,
+    children: Children,
 ) -> Heard:
     """Start the fleet, and watch it and its rounds to the end."""
     command = python_module(
@@ -146,6 +153,8 @@ def run_fleet(
         f"--population={dataset.name}",
         f"--tenant-key={tenant_key.public.raw.hex()}",
         f"--coordinator-key={home.coordinator_key}",
+        f"--authority-key={home.authority_key}",
+        *floor_options(plan),
         *dataset_options(options),
     )
     log = options.out / "fleet.log"
@@ -202,6 +211,13 @@ def comparison(
             return wire.decode(Baselines, (out / "baselines.json").read_bytes())
 
         yield result
+
+
+def floor_options(plan: Plan) -> list[str]:
+    """What the simulated app compiled in: just what the plan says, for groups far below those of real apps."""
+    if plan.fewest_members is None or plan.survivors is None:
+        return []
+    return [f"--smallest-group={plan.fewest_members}", f"--fewest-survivors={plan.survivors}"]
 
 
 def dataset_options(options: DemoOptions) -> list[str]:

@@ -22,7 +22,7 @@ from edge_runtime.model import open_model
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import verify_bundle
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.training import train
 
 CHECKPOINT_HEADER_BYTES, SIGNATURE_BYTES = 56, 64
@@ -40,14 +40,16 @@ def final_weights_sha256(folder: Path, devices: int, rounds: int, seed: int) -> 
     plan = wire.decode(Plan, (folder / "plan.json").read_bytes())
     rate = RECIPES["digits"].server_learning_rate / plan.expected_participants
     for number in range(1, rounds + 1):
-        total = np.zeros(weights.size, np.int64)
+        total, reports = np.zeros(weights.size, np.int64), 0
         for phone in chosen(seed, number, len(dataset.training), plan):
             happens = behaviour(generator(seed, 0, phone, number))
             if happens.dropout is None and not happens.silent:
                 order = generator(seed, 1, phone, number)
                 delta = train(model, weights, plan, dataset.training[phone], order).delta
                 total += rounded(delta, plan, generator(seed, 2, phone, number))
-        weights = (weights.astype(np.float64) + total / scale(plan) * rate).astype(np.float32)
+                reports += 1
+        groups = groups_of(reports, plan)
+        weights = (weights.astype(np.float64) + total / scale(plan) * rate / groups).astype(np.float32)
     return hashlib.sha256(weights.astype("<f4").tobytes()).hexdigest()
 
 
@@ -61,11 +63,22 @@ def chosen(seed: int, number: int, phones: int, plan: Plan) -> list[int]:
         device = hashlib.sha256(b"edgewise/device/v1\0demo\0" + public).hexdigest()[:32]
         return hmac.new(round_seed, device.encode(), "sha256").digest()
 
-    return sorted(range(phones), key=rank)[: min(plan.max_participants, math.ceil(plan.goal * 1.3))]
+    for_one_group = min(plan.max_participants, math.ceil(plan.goal * 1.3))
+    groups = phones // for_one_group if plan.summing is Summing.SECURE else 1
+    return sorted(range(phones), key=rank)[: for_one_group * max(1, groups)]
+
+
+def groups_of(reports: int, plan: Plan) -> int:
+    """Groups that sum securely: as few as hold all. Whatever the grouping, the sum over all of them is one sum."""
+    if plan.survivors is None:
+        return 1
+    groups = -(-reports // plan.max_participants)
+    assert reports // groups >= plan.survivors
+    return groups
 
 
 def scale(plan: Plan) -> float:
-    """s = (2^(b-1) - 1 - n) / (n C)."""
+    """s = (2^(b-1) - 1 - n) / (n C), for 24 bits and more and no noise."""
     return ((1 << (plan.lane_bits - 1)) - 1 - plan.max_participants) / (plan.max_participants * plan.clipping_norm)
 
 

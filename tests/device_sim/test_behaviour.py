@@ -7,17 +7,19 @@ import threading
 import pytest
 
 from device_sim.appointments import keep_appointments
-from device_sim.behaviour import INTERRUPTIONS, STRAGGLE_S, Behaviour, behaviour, generator
+from device_sim.behaviour import DROPOUT_SHARE, INTERRUPTIONS, STRAGGLE_S, Behaviour, behaviour, generator
 from device_sim.datasets import load
 from device_sim.events import Diary, Enrolled, Evaluated, Event, EventWriter, Participated, TrainedAlone, read_event
 from device_sim.fleet import phone_key, pooled
 from device_sim.programme import plan_for
-from device_sim.recipes import Recipe
+from device_sim.recipes import RECIPES
 from device_sim.watching import Heard
+from edge_runtime.protocol.keys import SigningKey
+from edge_runtime.protocol.plan import Summing
+from edge_runtime.protocol.secure_sum.transcript import Floors
+from edge_runtime.session.terms import authority_for
 
-RECIPE = Recipe(
-    rounds=3, goal_share=0.5, epochs=2, batch_size=5, learning_rate=0.1, clipping_norm=1.0, server_learning_rate=1.0
-)
+RECIPE = RECIPES["digits"]
 
 
 def drawn(seed: int) -> list[Behaviour]:
@@ -105,10 +107,31 @@ def test_other_lines_are_no_events(line: str) -> None:
 
 
 @pytest.mark.parametrize("phones", [1, 2, 5, 16, 80, 100])
-def test_a_plan_fits_any_size_of_fleet(phones: int) -> None:
-    plan = plan_for(RECIPE, "digits", "0" * 64, phones)
+def test_a_plain_plan_fits_any_size_of_fleet(phones: int) -> None:
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.PLAIN)
     assert 1 <= plan.min_reports <= plan.goal <= plan.max_participants == phones
     assert 1 <= plan.expected_participants <= phones
+
+
+@pytest.mark.parametrize(("phones", "groups"), [(5, 1), (6, 1), (16, 1), (40, 2), (80, 3), (100, 5), (500, 25)])
+def test_a_secure_plan_is_about_one_group_and_the_fleet_makes_several(phones: int, groups: int) -> None:
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE)
+    assert phones // plan.max_participants == groups
+    assert plan.fewest_members == plan.survivors
+    authority_for(plan, SigningKey(bytes(32)).public, Floors(smallest_group=3, fewest_survivors=3))  # a sum that hides
+
+
+@pytest.mark.parametrize("phones", [5, 6, 8, 16, 40, 80, 100, 250, 500])
+def test_a_secure_group_stands_the_usual_dropouts(phones: int) -> None:
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE)
+    assert plan.survivors is not None
+    assert plan.survivors <= plan.max_participants * (1 - DROPOUT_SHARE)
+
+
+@pytest.mark.parametrize("phones", [1, 4])
+def test_too_few_phones_for_a_group_are_told_what_to_do(phones: int) -> None:
+    with pytest.raises(ValueError, match=r"too few to sum securely: take more with --devices, or .* --summing plain"):
+        plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE)
 
 
 def test_pooled_examples_are_those_of_all_devices() -> None:
