@@ -157,8 +157,12 @@ def is_ready_to_choose(session: Session, round_id: str, now: datetime) -> bool:
         return False
     if now >= round_.deadline_at:
         return True
-    found = session.exec(select(func.count()).select_from(_pool(round_id, now).subquery())).one()
-    return found >= read_settings(task.settings).pool_size
+    wanted = read_settings(task.settings).pool_size
+    # Every look asks, and hardly ever are there enough: whether those who came are still free is asked of so many alone.
+    came = session.exec(select(func.count()).where(Candidate.round_id == round_id)).one()
+    if came < wanted:
+        return False
+    return session.exec(select(func.count()).select_from(_pool(round_id, now).subquery())).one() >= wanted
 
 
 def _pool(round_id: str, now: datetime) -> SelectOfScalar[str]:
