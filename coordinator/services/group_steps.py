@@ -241,8 +241,7 @@ def _dealt_of_those(sent: _Sent, agreement: Agreement, message: Complaints, shar
 def _shown_key(agreement: Agreement, message: Complaints, blame: Blame, me: int) -> bytes:
     about = sorted(decode_members(message.about, agreement.size))
     dealer = blame.other if blame.member == me else blame.member
-    keys = pieces(message.box_keys, 32, len(about), "box_keys")
-    return dict(zip(about, keys, strict=True)).get(dealer, b"")
+    return pieces(message.box_keys, 32, about, "box_keys").get(dealer, b"")
 
 
 def _evidence(blame: Blame, me: int, dealt: Mapping[int, Dealt], key: bytes) -> dict[str, str]:

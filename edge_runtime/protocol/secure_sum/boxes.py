@@ -62,8 +62,6 @@ class Pair:
         Raises:
             Malformed: The bytes are not 82, or hold no two elements of the field.
         """
-        if len(raw) != PAIR_BYTES:
-            raise Malformed(f"a pair of shares has {PAIR_BYTES} bytes, not {len(raw)}")
         return cls(decode(raw[:ELEMENT_BYTES]), decode(raw[ELEMENT_BYTES:-SALT_BYTES]), raw[-SALT_BYTES:])
 
     def promise(self, route: Route) -> bytes:

@@ -64,14 +64,11 @@ def taken(agreement: Agreement, dealer: int, shares: Shares) -> Dealt:
     shares.check_group(agreement.terms.group)
     holders = agreement.graph.holders(dealer)
     others = [holder for holder in holders if holder != dealer]
-    boxes = pieces(shares.boxes, BOX_BYTES, len(others), "boxes")
-    promises = pieces(shares.promises, PROMISE_BYTES, len(holders), "promises")
-    signatures = pieces(shares.signatures, SIGNATURE_BYTES, len(others), "signatures")
     return Dealt(
         shares.seed_digest,
-        dict(zip(others, boxes, strict=True)),
-        dict(zip(holders, promises, strict=True)),
-        dict(zip(others, signatures, strict=True)),
+        pieces(shares.boxes, BOX_BYTES, others, "boxes"),
+        pieces(shares.promises, PROMISE_BYTES, holders, "promises"),
+        pieces(shares.signatures, SIGNATURE_BYTES, others, "signatures"),
     )
 
 
@@ -98,13 +95,11 @@ def judged(agreement: Agreement, holder: int, complaints: Complaints, dealt: Map
     complaints.check_group(agreement.terms.group)
     about = decode_members(complaints.about, agreement.size)
     unsigned = decode_members(complaints.unsigned, agreement.size)
-    keys = pieces(complaints.box_keys, KEY_BYTES, len(about), "box_keys")
+    keys = pieces(complaints.box_keys, KEY_BYTES, sorted(about), "box_keys")
     if about & unsigned or not about | unsigned <= agreement.graph.neighbours(holder) & dealt.keys():
         raise ContradictedGroup("a complaint is about a member who dealt nothing, or twice")
     found = [_judged(agreement, dealer, holder, dealt[dealer], None) for dealer in sorted(unsigned)]
-    found += [
-        _judged(agreement, dealer, holder, dealt[dealer], key) for dealer, key in zip(sorted(about), keys, strict=True)
-    ]
+    found += [_judged(agreement, dealer, holder, dealt[dealer], key) for dealer, key in keys.items()]
     return sorted(found)
 
 

@@ -197,15 +197,15 @@ def cut(raw: bytes, length: int) -> Sequence[bytes]:
     return [raw[begin : begin + length] for begin in range(0, len(raw), length)]
 
 
-def pieces(raw: bytes, length: int, count: int, name: str) -> Sequence[bytes]:
-    """Exactly `count` pieces of equal length.
+def pieces(raw: bytes, length: int, members: Sequence[int], name: str) -> dict[int, bytes]:
+    """Exactly one piece of equal length for each of these members, in their order.
 
     Raises:
         Malformed: There are more or fewer.
     """
-    if len(raw) != length * count:
-        raise Malformed(f"{name} has {len(raw)} bytes where {length * count} are expected")
-    return cut(raw, length)
+    if len(raw) != length * len(members):
+        raise Malformed(f"{name} has {len(raw)} bytes where {length * len(members)} are expected")
+    return dict(zip(members, cut(raw, length), strict=True))
 
 
 def _check_head(version: int, group: str) -> None:

@@ -77,9 +77,9 @@ def revealed(
         raise ContradictedGroup(f"member {holder} lacks the shares of a member who dealt it none")
     held = sorted(dealers - lacking)
     alive, gone = [one for one in held if one in masked], [one for one in held if one not in masked]
-    seeds = pieces(unmasking.seeds, REVEALED_BYTES, len(alive), "seeds")
-    keys = pieces(unmasking.keys, REVEALED_BYTES, len(gone), "keys")
-    return Revelation(dict(zip(alive, seeds, strict=True)), dict(zip(gone, keys, strict=True)))
+    return Revelation(
+        pieces(unmasking.seeds, REVEALED_BYTES, alive, "seeds"), pieces(unmasking.keys, REVEALED_BYTES, gone, "keys")
+    )
 
 
 def recover(

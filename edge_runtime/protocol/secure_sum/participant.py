@@ -218,17 +218,18 @@ def receive(seat: Seat, own: Pair | None, delivery: Delivery) -> Received:
     sharers = decode_members(delivery.sharers, agreement.size)
     _check_set(seat, sharers)
     dealers = sorted(seat.neighbours & sharers)
-    boxes = pieces(delivery.boxes, BOX_BYTES, len(dealers), "boxes")
-    promises = pieces(delivery.promises, PROMISE_BYTES, len(dealers), "promises")
-    signatures = pieces(delivery.signatures, SIGNATURE_BYTES, len(dealers), "signatures")
+    boxes = pieces(delivery.boxes, BOX_BYTES, dealers, "boxes")
+    promises = pieces(delivery.promises, PROMISE_BYTES, dealers, "promises")
+    signatures = pieces(delivery.signatures, SIGNATURE_BYTES, dealers, "signatures")
     pairs, bad, unsigned = ({} if own is None else {me: own}), {}, set()
-    for dealer, box, promise, signature in zip(dealers, boxes, promises, signatures, strict=True):
+    for dealer, box in boxes.items():
+        promise = promises[dealer]
         key, route = seat.box_key(dealer=dealer, holder=me), seat.route(dealer=dealer, holder=me)
         try:
             pairs[dealer] = open_box(key, route, box, promise)
         except BoxNotOpened:
             try:
-                verify_box(agreement, route, box, promise, signature)
+                verify_box(agreement, route, box, promise, signatures[dealer])
                 bad[dealer] = key
             except UntrustedDocument:
                 unsigned.add(dealer)
@@ -342,14 +343,14 @@ def _check_confirmations(seat: Seat, masked: Members, confirmations: Confirmatio
     agreement = seat.agreement
     confirmations.check_group(agreement.terms.group)
     signers = decode_members(confirmations.confirmed, agreement.size)
-    signatures = pieces(confirmations.signatures, SIGNATURE_BYTES, len(signers), "signatures")
+    signatures = pieces(confirmations.signatures, SIGNATURE_BYTES, sorted(signers), "signatures")
     if not signers <= masked:
         raise ContradictedGroup("somebody confirmed who did not survive")
     counted = signers if agreement.graph.complete else signers & seat.neighbours
     if len(counted) < agreement.threshold:
         raise TooFewSurvivors(f"{len(counted)} confirmations count where {agreement.threshold} are needed")
     expected = confirmed_digest(agreement, masked)
-    for signer, signature in zip(sorted(signers), signatures, strict=True):
+    for signer, signature in signatures.items():
         try:
             PublicKey(agreement.roster[signer].device_key).verify(signature, expected)
         except UntrustedDocument:

@@ -44,25 +44,24 @@ def split(secret: bytes, threshold: int, points: Sequence[int], randomness: Rand
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The Lagrange weights of one set of points: computed once, used for every secret that these holders share.
+    """The Lagrange weights of one set of points: computed once, used for every secret that these holders share."""
 
-    Args:
-        points: As many as the threshold; distinct, from 1 to 65,535.
-
-    Raises:
-        ValueError: A point is out of range or there twice: a bug of the caller.
-    """
-
-    points: tuple[int, ...]
     _weights: tuple[int, ...]
 
     @classmethod
     def of(cls, points: Sequence[int]) -> Weights:
-        """Weight j is the product over m ≠ j of x_m / (x_m - x_j)."""
+        """Weight j is the product over m ≠ j of x_m / (x_m - x_j).
+
+        Args:
+            points: As many as the threshold; distinct, from 1 to 65,535.
+
+        Raises:
+            ValueError: A point is out of range or there twice: a bug of the caller.
+        """
         _check_points(points)
         whole = math.prod(points)
         below = [here * math.prod(other - here for other in points if other != here) for here in points]
-        return cls(tuple(points), tuple(whole * inverse % field.PRIME for inverse in field.inverses(below)))
+        return cls(tuple(whole * inverse % field.PRIME for inverse in field.inverses(below)))
 
     def rebuild(self, shares: Sequence[int]) -> bytes:
         """The secret of these shares, given in the order of the points.
@@ -71,6 +70,7 @@ class Weights:
 
         Raises:
             WrongShare: No secret has these shares.
+            ValueError: They are not as many as the points: a bug of the caller.
         """
         total = sum(weight * share for weight, share in zip(self._weights, shares, strict=True))
         return field.to_secret(total % field.PRIME)
@@ -80,7 +80,7 @@ def uniform(randomness: Randomness) -> int:
     """An element drawn evenly, by drawing anew while the draw is p or more."""
     bits = field.PRIME.bit_length()
     while True:
-        drawn = int.from_bytes(randomness((bits + 7) // 8), "little") & ((1 << bits) - 1)
+        drawn = int.from_bytes(randomness(field.ELEMENT_BYTES), "little") & ((1 << bits) - 1)
         if drawn < field.PRIME:
             return drawn
 

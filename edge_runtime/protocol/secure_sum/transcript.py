@@ -153,9 +153,7 @@ class Agreement:
 
     @property
     def quorum(self) -> int:
-        """Fewest members with whom the group can go on: max(t, m)."""
-        if self.graph.complete:
-            return max(self.threshold, self.terms.survivors)
+        """Fewest members with whom the group can go on: m, which is at least t wherever the graph is complete."""
         return self.terms.survivors
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import pytest
 
 from edge_runtime.protocol.keys import SigningKey, digest
 from edge_runtime.protocol.secure_sum import mailbox, opening, participant
@@ -20,6 +21,7 @@ from edge_runtime.protocol.secure_sum.messages import Confirmations, Survivors
 from edge_runtime.protocol.secure_sum.opening import Recovery, Revelation
 from edge_runtime.protocol.secure_sum.participant import Confirmed, Received, Seat, Secrets
 from edge_runtime.protocol.secure_sum.roster import Entry, sign_certificate
+from edge_runtime.protocol.secure_sum.thresholds import Sharing
 from edge_runtime.protocol.secure_sum.transcript import Agreement, Terms, agree
 
 AUTHORITY: Final = SigningKey(digest(b"enrolment authority of the tests"))
@@ -83,6 +85,12 @@ def party(terms: Terms, size: int) -> Party:
     agreement = agree(terms, [one.entry for one in devices], AUTHORITY.public)
     seats = tuple(Seat(agreement, position, one.secrets) for position, one in enumerate(devices))
     return Party(agreement, tuple(devices), seats)
+
+
+def small_regular(monkeypatch: pytest.MonkeyPatch) -> Party:
+    """16 members of degree 8, t = 5: too small to be safe, and the arithmetic is the same."""
+    monkeypatch.setattr("edge_runtime.protocol.secure_sum.transcript.sharing", lambda *_size, **_more: Sharing(8, 5))
+    return party(terms_of(16, survivors=9, task="regular"), 16)
 
 
 @dataclass

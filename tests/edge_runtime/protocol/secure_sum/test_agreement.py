@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from edge_runtime.protocol.secure_sum.roster import (
     signed_entry,
     verify_certificate,
 )
+from edge_runtime.protocol.secure_sum.thresholds import complete_threshold
 from edge_runtime.protocol.secure_sum.transcript import Floors, Terms, _context, agree, join
 from tests.edge_runtime.protocol.secure_sum import oracle
 from tests.edge_runtime.protocol.secure_sum.groups import AUTHORITY, PUBLIC, device, lanes_of, party, terms_of
@@ -108,14 +110,22 @@ def uncertified() -> list[Entry]:
     return sorted([*entries()[1:], entry], key=lambda one: one.device_id("acme"))
 
 
-def of_low_order() -> list[Entry]:
-    weak = max(_LOW_ORDER).to_bytes(32, "little")
+def of_low_order(which: str) -> list[Entry]:
+    """A mask key of low order gives a mask that everybody knows, a box key a box that everybody opens."""
     made = device(TERMS, 9)
+    keys = {"box_key": made.entry.box_key, "mask_key": made.entry.mask_key}
+    keys[which] = max(_LOW_ORDER).to_bytes(32, "little")
     entry = signed_entry(
-        made.key, made.entry.certificate, plan_sha256=TERMS.plan_sha256, group=TERMS.group,
-        box_key=weak, mask_key=made.entry.mask_key, nonce=bytes(16),
-    )  # fmt: skip
+        made.key, made.entry.certificate, plan_sha256=TERMS.plan_sha256, group=TERMS.group, nonce=bytes(16), **keys
+    )
     return sorted([*entries()[1:], entry], key=lambda one: one.device_id("acme"))
+
+
+def with_one_device_under_two_names() -> list[Entry]:
+    """A certified device that drew twice and signed both: one phone with two seats."""
+    made, other = device(TERMS, 9), device(TERMS, 10)
+    entry = other.secrets.entry(made.key, made.entry.certificate, plan_sha256=TERMS.plan_sha256, group=TERMS.group)
+    return sorted([*entries()[2:], made.entry, entry], key=lambda one: one.device_id("acme"))
 
 
 def with_a_key_twice() -> list[Entry]:
@@ -135,7 +145,9 @@ ROSTERS: dict[str, Callable[[], list[Entry]]] = {
     "another's certificate": lambda: changed(2, certificate=entries()[3].certificate),
     "another's signature": lambda: changed(2, signature=entries()[3].signature),
     "an uncertified device": uncertified,
-    "a key of low order": of_low_order,
+    "a box key of low order": lambda: of_low_order("box_key"),
+    "a mask key of low order": lambda: of_low_order("mask_key"),
+    "one device in two seats": with_one_device_under_two_names,
     "a key that is there twice": with_a_key_twice,
     "a device that is there twice": lambda: [*entries()[:2], *entries()[1:5]],
     "another order": lambda: entries()[::-1],
@@ -151,6 +163,26 @@ ROSTERS: dict[str, Callable[[], list[Entry]]] = {
 @pytest.mark.parametrize("what", ROSTERS)
 def test_a_roster_that_cannot_be_trusted_is_refused(what: str) -> None:
     with pytest.raises(InvalidRoster):
+        agree(TERMS, ROSTERS[what](), PUBLIC)
+
+
+SENTENCES = {
+    "a swapped mask key": "the entry of device .* signature",
+    "another's certificate": "the entry of device .* signature",
+    "a box key of low order": "low order",
+    "a mask key of low order": "low order",
+    "one device in two seats": "once each, by rising id",
+    "a key that is there twice": "a key is in the roster twice",
+    "another order": "once each, by rising id",
+    "too few members": "3 members where 4 to 6 are wanted",
+    "too many members": "7 members where 4 to 6 are wanted",
+}
+
+
+@pytest.mark.parametrize("what", SENTENCES)
+def test_a_roster_is_refused_for_what_is_wrong_with_it(what: str) -> None:
+    """Each check by itself: another one that refuses as well does not stand in for it."""
+    with pytest.raises(InvalidRoster, match=SENTENCES[what]):
         agree(TERMS, ROSTERS[what](), PUBLIC)
 
 
@@ -199,6 +231,43 @@ def test_a_device_joins_no_group_below_the_floors_of_its_app(floors: Floors, sen
     roster = entries()
     with pytest.raises(InvalidGroup, match=sentence):
         join(TERMS, roster, PUBLIC, own=roster[0], floors=floors)
+
+
+def test_a_group_exactly_at_the_floors_is_joined() -> None:
+    terms = replace(TERMS, corrupt_permille=100, survivors=5, lanes=lanes_of(24, 6, noise_multiplier=0.5))
+    floors = Floors(smallest_group=3, fewest_survivors=5, least_corrupt_permille=100, least_noise=0.5)
+    roster = entries(terms)
+    assert join(terms, roster, PUBLIC, own=roster[2], floors=floors)[1] == 2
+
+
+def test_terms_at_every_limit_are_taken() -> None:
+    """One step further each of them is refused, below."""
+    limits: list[dict[str, Any]] = [
+        {"round": 1}, {"round": 2**63 - 1}, {"parameters": 1}, {"parameters": 2**31 - 1}, {"fewest": 6},
+        {"survivors": 6}, {"dropout_permille": 0}, {"dropout_permille": 999},
+    ]  # fmt: skip
+    for terms in limits:
+        assert replace(TERMS, **terms)
+    assert terms_of(1000, fewest=1000).most == 1000
+    assert terms_of(3).most == 3
+
+
+@given(most=st.integers(3, 1000), permille=st.integers(0, 400))
+def test_fewest_survivors_are_more_than_half_and_no_fewer_than_any_threshold(most: int, permille: int) -> None:
+    """Of whatever size the group turns out to be: a sum of m is never opened by fewer shares than t."""
+    corrupt = permille * most // 1000
+    largest = min(most, 200)
+    wanted = max(math.ceil((largest + corrupt) / 2) + 1, most // 2 + 1)
+    if wanted > most:
+        with pytest.raises(InvalidGroup, match="survivors is"):
+            terms_of(most, corrupt_permille=permille, survivors=most)
+        return
+    terms = terms_of(most, corrupt_permille=permille, survivors=wanted)
+    assert terms.fewest_to_open == wanted
+    with pytest.raises(InvalidGroup, match=f"survivors is {wanted} to {most}"):
+        replace(terms, survivors=wanted - 1)
+    for size in {3, largest // 2, largest - 1, largest}:
+        assert complete_threshold(size, corrupt) <= terms.survivors
 
 
 def test_the_floors_of_an_app_that_says_nothing() -> None:

@@ -142,6 +142,18 @@ DELIVERIES: dict[str, tuple[type[Refusal], Callable[[Delivery], Delivery]]] = {
 }
 
 
+@pytest.mark.parametrize(("part", "length"), [("boxes", 98), ("promises", 64), ("signatures", 64)])
+def test_what_is_of_another_length_is_named(part: str, length: int) -> None:
+    """On both ends: five others share with each of six; promises are six, one for the dealer itself."""
+    seat, own, delivery = delivered()
+    with pytest.raises(Malformed, match=f"^{part} has {4 * length} bytes where {5 * length} are expected"):
+        participant.receive(seat, own, spoilt(delivery, **{part: bytes(4 * length)}))
+    count = 6 if part == "promises" else 5
+    shares = replace(deal(made(), 0)[0], **{part: bytes(7 * length)})
+    with pytest.raises(Malformed, match=f"^{part} has {7 * length} bytes where {count * length} are expected"):
+        mailbox.taken(made().agreement, 0, shares)
+
+
 @pytest.mark.parametrize("what", DELIVERIES)
 def test_a_delivery_that_contradicts_itself_is_refused(what: str) -> None:
     seat, own, delivery = delivered()
@@ -216,13 +228,29 @@ def test_a_false_complaint_costs_who_made_it() -> None:
     assert mailbox.judged(agreement, 0, wrong_key, play.dealt) == [Blame(1, Fault.DISPUTED_BOX, 0)]
 
 
+def test_complaints_about_everybody_show_a_key_for_each() -> None:
+    """Every dealer's box is bad for member 0: keys are in the order of the dealers, and each opens its own box."""
+    play = Play.shared(made(), range(SIZE))
+    for dealer in range(1, SIZE):
+        bad_dealer(play, dealer, 0, signed=dealer != 3, garbage=False)
+    play.receive()
+    seat, received = play.party.seats[0], play.received[0]
+    complaint = participant.complaints(seat, received)
+    assert (complaint.about, complaint.unsigned) == (members(1, 2, 4, 5), members(3))
+    assert complaint.box_keys == b"".join(seat.box_key(dealer=dealer, holder=0) for dealer in (1, 2, 4, 5))
+    blamed = mailbox.judged(play.party.agreement, 0, complaint, play.dealt)
+    assert blamed == [Blame(dealer, Fault.BAD_BOX, 0) for dealer in range(1, SIZE)]
+
+
 @pytest.mark.parametrize(
     ("parts", "refusal"),
     [
         ({"about": members(0)}, ContradictedGroup),
         ({"about": members(1), "unsigned": members(1)}, ContradictedGroup),
+        ({"unsigned": members(0)}, ContradictedGroup),
         ({"box_keys": bytes(64)}, Malformed),
         ({"about": b"\xff"}, Malformed),
+        ({"unsigned": b"\xff"}, Malformed),
         ({"group": "00" * 16}, ContradictedGroup),
     ],
 )
@@ -231,6 +259,12 @@ def test_complaints_that_make_no_sense_are_refused(parts: dict[str, Any], refusa
     said = Complaints(version=1, group=GROUP, about=members(1), box_keys=bytes(32), unsigned=members())
     with pytest.raises(refusal):
         mailbox.judged(play.party.agreement, 0, replace(said, **parts), play.dealt)
+
+
+def test_keys_that_are_too_many_are_named() -> None:
+    said = Complaints(version=1, group=GROUP, about=members(1), box_keys=bytes(64), unsigned=members())
+    with pytest.raises(Malformed, match=r"^box_keys has 64 bytes where 32 are expected"):
+        mailbox.judged(made().agreement, 0, said, played().dealt)
 
 
 @pytest.mark.parametrize("part", ["boxes", "promises", "signatures"])

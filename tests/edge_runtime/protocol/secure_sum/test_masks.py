@@ -219,6 +219,12 @@ def test_a_public_key_in_a_second_encoding_is_refused(raw: bytes) -> None:
         masks.check_public(raw)
 
 
+@pytest.mark.parametrize("length", [1, 31, 33, 64])
+def test_a_public_key_of_another_length_is_refused_whatever_it_holds(length: int) -> None:
+    with pytest.raises(Malformed, match="a public key has 32 bytes"):
+        masks.check_public(b"\x09" + bytes(length - 1))
+
+
 def test_an_honest_public_key_is_taken() -> None:
     for number in range(50):
         masks.check_public(AgreementKey(key(str(number))).public)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,9 @@ from tests.edge_runtime.protocol.secure_sum.groups import (
     GROUP,
     Play,
     cut,
+    party,
     plain_sum,
+    terms_of,
     vectors_of,
 )
 from tests.edge_runtime.protocol.secure_sum.played import (
@@ -83,16 +85,16 @@ def test_too_many_forged_shares_abort_the_group_and_name_who_forged() -> None:
     assert refused.value.code == "too-few-survivors"
 
 
-def dealt_wrongly(play: Play, dealer: int, change: Callable[[Pair], Pair]) -> None:
-    """Let a dealer deal holder 0 a share off the polynomial, promised and signed as if it were right."""
-    pair = change(play.pairs[dealer][0])
+def dealt_wrongly(play: Play, dealer: int, change: Callable[[Pair], Pair], holder: int = 0) -> None:
+    """Let a dealer deal a holder a share off the polynomial, promised and signed as if it were right."""
+    pair = change(play.pairs[dealer][holder])
     seat, dealt = play.party.seats[dealer], play.dealt[dealer]
-    route = seat.route(dealer=dealer, holder=0)
-    box, promise = seal(seat.box_key(dealer=dealer, holder=0), route, pair), pair.promise(route)
+    route = seat.route(dealer=dealer, holder=holder)
+    box, promise = seal(seat.box_key(dealer=dealer, holder=holder), route, pair), pair.promise(route)
     signature = play.party.devices[dealer].key.sign(boxes.signed_digest(route, box, promise))
     play.dealt[dealer] = replace(
-        dealt, boxes={**dealt.boxes, 0: box}, promises={**dealt.promises, 0: promise},
-        signatures={**dealt.signatures, 0: signature},
+        dealt, boxes={**dealt.boxes, holder: box}, promises={**dealt.promises, holder: promise},
+        signatures={**dealt.signatures, holder: signature},
     )  # fmt: skip
 
 
@@ -156,6 +158,48 @@ def test_shares_that_were_not_asked_for_are_refused(parts: dict[str, Any], refus
     opening.revealed(*take, message, sharers=EVERYBODY, masked=FIVE)
     with pytest.raises(refusal):
         opening.revealed(*take, replace(message, **parts), sharers=EVERYBODY, masked=FIVE)
+
+
+def test_shares_that_are_too_many_are_named() -> None:
+    play = played()
+    for part, wanted in (("seeds", 5), ("keys", 1)):
+        parts = {"seeds": bytes(49 * 5), "keys": bytes(49)} | {part: bytes(49 * 7)}
+        message = Unmasking(version=1, group=GROUP, lacking=members(), **parts)
+        with pytest.raises(Malformed, match=f"^{part} has 343 bytes where {49 * wanted} are expected"):
+            opening.revealed(play.party.agreement, 1, message, sharers=EVERYBODY, masked=FIVE)
+
+
+def test_a_dealer_whose_shares_rebuild_no_secret_is_named() -> None:
+    """All shares are as promised, and lie on a polynomial whose constant is 2^256: an element, and no secret."""
+    play = Play.shared(made(), range(SIZE))
+    secret = int.from_bytes(play.party.devices[1].secrets.seed, "little")
+    for holder in EVERYBODY - {1}:
+        shifted = (play.pairs[1][holder].seed_share + 2**256 - secret) % PRIME
+        dealt_wrongly(play, 1, lambda pair, shifted=shifted: replace(pair, seed_share=shifted), holder)  # type: ignore[misc]
+    play.receive()
+    left = EVERYBODY - {1}
+    revelations = play.reveal(EVERYBODY, EVERYBODY, left)
+    with pytest.raises(opening.NotOpened, match="member 1 rebuild another") as refused:
+        play.recover(EVERYBODY, revelations)
+    assert refused.value.blamed == (Blame(1, Fault.INCONSISTENT_SHARES, 1),)
+
+
+def test_parts_are_opened_side_by_side() -> None:
+    """`spread` and `parts` reach the lanes: 70,004 of them are two blocks, so two parts at most."""
+    made = party(terms_of(3, parameters=70_000), 3)
+    play, vectors = Play.shared(made, made.everybody), vectors_of(made)
+    play.receive()
+    seen: list[Any] = []
+    total = play.total(play.mask(member, vectors[member]) for member in made.everybody)
+
+    def spread(work: Callable[[Any], Any], stretches: Iterable[Any]) -> Iterable[Any]:
+        seen.extend(stretches)
+        return map(work, reversed(seen))
+
+    recovery = play.recover(made.everybody, play.reveal(made.everybody, made.everybody, made.everybody))
+    opening.open_sum(made.agreement, total, recovery, spread=spread, parts=2)
+    assert len(seen) == 2
+    assert cut(made, total) == plain_sum(made, vectors, made.everybody)
 
 
 def test_who_is_gone_reveals_nothing_that_counts() -> None:

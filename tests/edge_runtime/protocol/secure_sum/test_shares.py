@@ -193,6 +193,12 @@ def test_inverses_are_inverses(numbers: list[int]) -> None:
     )
 
 
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_shares_that_are_not_as_many_as_the_points_are_a_bug(count: int) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Weights.of([1, 2, 3]).rebuild([1] * count)
+
+
 def test_the_weights_of_one_set_serve_every_secret() -> None:
     points = [2, 5, 9]
     weights = Weights.of(points)

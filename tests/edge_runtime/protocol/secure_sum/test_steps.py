@@ -149,8 +149,24 @@ def test_a_confirmation_is_of_one_survivor_one_set_and_one_group() -> None:
     for signer, masked in ((1, FIVE), (0, EVERYBODY), (5, FIVE)):
         with pytest.raises(ContradictedGroup):
             mailbox.check_confirmation(agreement, signer, masked, mine.message)
-    with pytest.raises(ContradictedGroup):
+    with pytest.raises(ContradictedGroup, match="another group"):
         mailbox.check_confirmation(agreement, 0, FIVE, replace(mine.message, group="00" * 16))
+
+
+def test_who_is_gone_confirms_nothing_with_its_own_signature_either() -> None:
+    play = played()
+    signed = play.party.devices[5].key.sign(participant.confirmed_digest(play.party.agreement, FIVE))
+    message = replace(play.confirm(0, FIVE).message, signature=signed)
+    with pytest.raises(ContradictedGroup, match="member 5 confirmed and did not survive"):
+        mailbox.check_confirmation(play.party.agreement, 5, FIVE, message)
+
+
+def test_signatures_that_are_too_many_are_named() -> None:
+    play = played()
+    said = confirmations_of(play, FIVE, FIVE)
+    longer = replace(said, signatures=said.signatures + bytes(64))
+    with pytest.raises(Malformed, match=r"^signatures has 384 bytes where 320 are expected"):
+        participant.unmask(play.party.seats[0], play.received[0], play.confirm(0, FIVE), longer)
 
 
 subsets = st.frozensets(st.integers(0, SIZE - 1))

@@ -16,7 +16,6 @@ from edge_runtime.protocol.errors import InvalidGroup, InvalidRoster, LanesOutOf
 from edge_runtime.protocol.secure_sum import masks, opening, participant
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 from edge_runtime.protocol.secure_sum.members import Members
-from edge_runtime.protocol.secure_sum.thresholds import Sharing
 from edge_runtime.protocol.secure_sum.transcript import Terms
 from tests.edge_runtime.protocol.secure_sum import oracle
 from tests.edge_runtime.protocol.secure_sum.groups import (
@@ -27,6 +26,7 @@ from tests.edge_runtime.protocol.secure_sum.groups import (
     party,
     plain_sum,
     run,
+    small_regular,
     terms_of,
     vectors_of,
 )
@@ -111,16 +111,8 @@ def test_a_group_of_fifty_completes_when_four_in_ten_go() -> None:
         play.confirm(min(left), left - {max(left)})
 
 
-def small_regular(monkeypatch: pytest.MonkeyPatch, degree: int, threshold: int) -> None:
-    """A regular graph for small groups, too small to be safe: the arithmetic is the same."""
-    monkeypatch.setattr(
-        "edge_runtime.protocol.secure_sum.transcript.sharing", lambda *_size, **_more: Sharing(degree, threshold)
-    )
-
-
 def test_a_sum_over_a_regular_graph_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_regular(monkeypatch, degree=8, threshold=5)
-    made = party(terms_of(16, survivors=9, task="regular"), 16)
+    made = small_regular(monkeypatch)
     graph, vectors = made.agreement.graph, vectors_of(made)
     assert not graph.complete
     opened = 0
@@ -134,16 +126,6 @@ def test_a_sum_over_a_regular_graph_is_exact(monkeypatch: pytest.MonkeyPatch) ->
         total = run(made, vectors, sharers=sharers, masked=masked, confirming=left, revealing=left)
         assert cut(made, total) == plain_sum(made, vectors, masked)
     assert opened >= 5
-
-
-def test_on_a_regular_graph_a_member_with_too_few_neighbours_left_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_regular(monkeypatch, degree=8, threshold=5)
-    made = party(terms_of(16, survivors=9, task="regular"), 16)
-    play = Play.shared(made, made.everybody)
-    play.receive()
-    lonely = made.everybody - set(sorted(made.agreement.graph.neighbours(0))[:4])
-    with pytest.raises(TooFewSurvivors, match="neighbours"):
-        play.confirm(0, lonely)
 
 
 def test_deltas_come_back_as_their_sum() -> None:

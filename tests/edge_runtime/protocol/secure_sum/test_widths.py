@@ -217,6 +217,11 @@ def test_lanes_that_could_overflow_or_hold_nothing_are_refused(bits: int, most: 
         lanes_of(bits, most, **more)
 
 
+def test_lanes_that_are_not_spoken_are_refused_with_those_that_are() -> None:
+    with pytest.raises(InvalidPlan, match="lanes of 33 bits are not spoken; only 20 to 32"):
+        lanes_of(33, 5)
+
+
 @pytest.mark.parametrize("bits", range(20, 33))
 @pytest.mark.parametrize("norm", [1e-9, 1.0, 1e6])
 def test_the_norm_is_at_least_one_step_with_the_most_participants_and_the_most_noise(bits: int, norm: float) -> None:
