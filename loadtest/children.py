@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess  # nosec B404
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Self
@@ -27,15 +27,15 @@ class Interrupted(BaseException):
 class Children:
     """Children, and everything else to be undone at the end, last first.
 
-    The first SIGINT, SIGTERM or SIGHUP raises `Interrupted`, but never between the start of something and the
-    moment its end is arranged, nor while things are being undone. Children have their own sessions, and do not see
-    a Ctrl-C.
+    At the first SIGINT, SIGTERM or SIGHUP children are told to end, which is what the load test waits for; nothing is
+    raised in the middle of anything. `Interrupted` is raised before the next child starts, or when all is undone.
+    Children have their own sessions, and do not see a Ctrl-C.
     """
 
     def __init__(self) -> None:
         self.stack = ExitStack()
         self._signal = 0
-        self._held = False
+        self._started: list[subprocess.Popen[bytes]] = []
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -46,21 +46,20 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held = True
         self.stack.__exit__(kind, problem, trace)
         for number, former in self._former.items():
             signal.signal(number, former)  # type: ignore[arg-type]  # it is what signal() returned
+        if not isinstance(problem, Interrupted):
+            self.check()  # whatever failed, failed because of that
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let no signal in while something is started and its end arranged."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-            if self._signal:
-                raise Interrupted(self._signal)
+    def check(self) -> None:
+        """Return if nobody asked the load test to end.
+
+        Raises:
+            Interrupted: Somebody did.
+        """
+        if self._signal:
+            raise Interrupted(self._signal)
 
     def start(
         self, module: str, *arguments: str, output: IO[bytes] | int, errors: Path, environment: Mapping[str, str]
@@ -70,8 +69,12 @@ class Children:
         Args:
             output: Where its stdout goes.
             errors: The file its stderr is added to.
+
+        Raises:
+            Interrupted: Somebody asked the load test to end.
         """
-        with self.held(), errors.open("ab") as log:
+        self.check()
+        with errors.open("ab") as log:
             # No shell, this very interpreter, and arguments that the command line has checked.
             process = subprocess.Popen(  # nosec B603
                 [sys.executable, "-m", module, *arguments],
@@ -81,15 +84,16 @@ class Children:
                 env=dict(environment),
                 start_new_session=True,
             )
-            self.stack.callback(stop, process)
+        self.stack.callback(stop, process)
+        self._started.append(process)
         return process
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._signal:
             return
         self._signal = number
-        if not self._held:
-            raise Interrupted(number)
+        for process in self._started:
+            process.terminate()  # harmless where it has ended
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -33,8 +33,7 @@ def start_coordinator(children: Children, port: int, log: Path) -> tuple[Target,
         SetUpError: It did not start; the sentence is its own.
     """
     _check_port(port)
-    with children.held():
-        folder = Path(children.stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-loadtest-")))
+    folder = Path(children.stack.enter_context(tempfile.TemporaryDirectory(prefix="edgewise-loadtest-")))
     tenant_key = SigningKey(os.urandom(32))
     home = folder / "home"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EDGEWISE_")}
@@ -87,9 +86,11 @@ class _Said:
 
         Raises:
             SetUpError: It ended, or took too long.
+            Interrupted: Somebody asked the load test to end.
         """
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
+            self._children.check()
             ended = process.poll() is not None
             if found := pattern.search(words.read_text()):
                 return found[1]

@@ -41,7 +41,8 @@ def facts_in(row: Device) -> DeviceFacts:
 def facts_of(check_in: CheckIn, held: DeviceFacts, declared: Declared) -> Heard:
     """What is known of a device once it has checked in.
 
-    A check-in before version 3 says nothing: what is held stays. One of version 3 says everything anew: what it leaves
+    A check-in before version 3 says nothing: what is held stays, and an app version whose order was not known when it
+    was written down gets its place. One of version 3 says everything anew: what it leaves
     out is unknown from now on. An attribute that is dropped is unknown.
 
     Args:
@@ -49,7 +50,7 @@ def facts_of(check_in: CheckIn, held: DeviceFacts, declared: Declared) -> Heard:
         declared: By the device's population (`core.cohorts.declarations.read_declared`).
     """
     if check_in.version < 3 or check_in.app_version is None or check_in.platform is None:
-        return Heard(facts=held)
+        return Heard(facts=_in_order(held))
     said = check_in.attributes or {}
     kept: dict[str, AttributeValue] = {}
     unknown = 0
@@ -72,6 +73,12 @@ def facts_of(check_in: CheckIn, held: DeviceFacts, declared: Declared) -> Heard:
         attributes=kept,
     )
     return Heard(facts=facts, unknown=unknown, misfits=misfits)
+
+
+def _in_order(held: DeviceFacts) -> DeviceFacts:
+    """Devices that enrolled before there were cohorts have no key for their app's version yet."""
+    key = held.app_version_key or version_key(held.app_version)
+    return held if key == held.app_version_key else replace(held, app_version_key=key)
 
 
 def _says_nothing_new(check_in: CheckIn, kept: Mapping[str, AttributeValue], held: DeviceFacts) -> bool:

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 
 from tests.coordinator import pacing_scenes as scenes
-from tests.coordinator.pacing_fleet import DAY_S, HOUR_S, MONDAY_S
+from tests.coordinator.pacing_fleet import DAY_S, HOUR_S, MONDAY_S, Log
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -36,6 +36,11 @@ def _save(figure: Any, axes: Any, name: str, legend_at: str | tuple[float, float
     plt.close(figure)
 
 
+def _present(log: Log, lasts_s: float, every_s: float) -> Any:
+    """How many devices were there, every so often, at the end of a run."""
+    return np.array(log.present)[-round(lasts_s / log.step_s) :: round(every_s / log.step_s)]
+
+
 def swing() -> None:
     figure, axes = _axes(
         "A four-fold day: 4,000 devices, 30 to a round, fourth day", "hour of the day, UTC", "check-ins a second"
@@ -47,7 +52,7 @@ def swing() -> None:
     axes.axhline(scenes.SWING_NEEDS_PER_S, color=BOUND, linestyle=":", label="what rounds need")
     axes.set_ylim(0)
     there = axes.twinx()
-    there.fill_between(hours, np.array(ours.present)[-2880:][::60], color="#999999", alpha=0.2, linewidth=0)
+    there.fill_between(hours, _present(ours, DAY_S, 1800), color="#999999", alpha=0.2, linewidth=0)
     there.set_ylabel("devices there (grey)", fontsize=9)
     there.set_ylim(0)
     there.tick_params(labelsize=8)
@@ -83,7 +88,7 @@ def fifty() -> None:
         fills = scenes.fills_of_fifty(scenes.fifty(name, "nightly"), since_s)
         at = [(opening_s - MONDAY_S - since_s) / HOUR_S + shift for opening_s, _count in fills]
         axes.bar(at, [number for _opening, number in fills], width=0.4, color=colour, label=label)
-    present = np.array(scenes.fifty("paced", "nightly").present)[-5760::30]
+    present = _present(scenes.fifty("paced", "nightly"), 2 * DAY_S, 900)
     axes.step(np.arange(len(present)) / 4, present, color="#999999", linewidth=1, label="devices there")
     axes.axhline(scenes.FIFTY.least, color=BOUND, linestyle=":", label="fewest for a round")
     _save(figure, axes, "fifty", (0.2, 0.68))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlmodel import Session
 
 from coordinator.services.funnel import funnel
 from coordinator.services.stops import spent
 from coordinator.store.tables import Participation
 from edge_runtime.protocol.checkpoint import checkpoint_bytes
+from edge_runtime.protocol.reasons import Wait
 from edge_runtime.protocol.report import report_bytes
 from tests.coordinator.asking import assigned, check_in, refusal, send_outcome, send_report
 from tests.coordinator.running import begun, reported, rounds_of, stored, task_of, written
@@ -51,6 +53,56 @@ def test_a_pause_while_a_round_looks_for_devices_ends_it_without_harm(home: Home
     home.look()
     assert [one["phase"] for one in rounds_of(home, TASK)] == ["abandoned", "selecting"]
     assert all(assigned(home, phones))
+
+
+def test_who_works_for_a_cancelled_task_hears_so_at_its_next_contact_whatever_it_is(home: Home) -> None:
+    home.start_task()
+    phones = [home.phone(number) for number in range(4)]
+    assignments = assigned(home, phones)
+    act(home, "cancel")
+    again = check_in(home, phones[0], "first")
+    assert again.assignment is None, "the very visit that was assigned asks again"
+    assert again.retry is not None
+    assert again.retry.reason is Wait.NO_TASK
+    assert refusal(send_report(home, phones[1], assignments[1])) == "round-closed"
+    assert send_outcome(home, phones[2], assignments[2]).status_code == 200, "it has nothing else to say"
+    home.look()
+    found = rounds_of(home, TASK)[0]
+    assert (found["phase"], found["abandonment"], found["reports"]) == ("abandoned", "task-cancelled", 0)
+    assert found["outcomes"] == {"deadline-passed": 4}
+
+
+def test_who_works_for_an_abandoned_round_hears_so_and_is_free_for_the_next(home: Home) -> None:
+    home.start_task()
+    phones = [home.phone(number) for number in range(4)]
+    assignments = assigned(home, phones)
+    home.clock.forward(101)
+    home.look()
+    assert [(one["phase"], one["abandonment"]) for one in rounds_of(home, TASK)] == [
+        ("abandoned", "too-few-reports"),
+        ("selecting", None),
+    ]
+    assert refusal(send_report(home, phones[0], assignments[0])) == "round-closed"
+    again = check_in(home, phones[0], "first")
+    assert again.retry is not None
+    assert again.retry.reason is Wait.SELECTION_PENDING
+    assert all(assigned(home, phones))
+
+
+@pytest.mark.parametrize("what", ["pause", "resume", "cancel"])
+def test_a_change_of_state_is_held_to_the_version_that_was_seen(home: Home, what: str) -> None:
+    home.start_task()
+    if what == "resume":
+        act(home, "pause")
+    before = home.operator("GET", f"/tasks/{TASK}").headers["etag"]
+    home.operator("PATCH", f"/tasks/{TASK}", json={"priority": 3}).raise_for_status()
+    stale = home.operator("POST", f"/tasks/{TASK}/{what}", headers={"if-match": before})
+    assert refusal(stale) == "precondition-failed"
+    assert refusal(home.operator("POST", f"/tasks/{TASK}/{what}", headers={"if-match": '"3"'})) == "precondition-failed"
+    assert task_of(home, TASK)["state"] == ("paused" if what == "resume" else "active")
+    seen = home.operator("GET", f"/tasks/{TASK}").headers["etag"]
+    home.operator("POST", f"/tasks/{TASK}/{what}", headers={"if-match": seen}).raise_for_status()
+    assert task_of(home, TASK)["state"] == {"pause": "paused", "resume": "active", "cancel": "cancelled"}[what]
 
 
 def test_devices_at_work_go_on_while_their_task_is_paused(home: Home) -> None:

@@ -42,17 +42,51 @@ def test_an_error_ends_the_children(tmp_path: Path) -> None:
     assert started[0].returncode is not None
 
 
-def test_a_signal_waits_until_the_end_of_what_is_being_started_is_arranged() -> None:
-    undone: list[str] = []
+def test_a_signal_raises_in_the_middle_of_nothing() -> None:
+    done: list[str] = []
 
     def start_something() -> None:
-        with Children() as children, children.held():
+        with Children() as children:
             os.kill(os.getpid(), signal.SIGTERM)
-            children.stack.callback(undone.append, "started")
+            children.stack.callback(done.append, "undone")
+            done.append("arranged")
 
     with pytest.raises(Interrupted):
         start_something()
-    assert undone == ["started"]
+    assert done == ["arranged", "undone"]
+
+
+def test_a_signal_ends_what_the_load_test_waits_for(tmp_path: Path) -> None:
+    """A child that says nothing until it ends: reading from it would last for ever."""
+    said: list[bytes] = []
+
+    def listen() -> None:
+        with Children() as children:
+            child = children.start("code", output=subprocess.PIPE, errors=tmp_path / "log", environment=os.environ)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert child.stdout is not None
+            said.extend(child.stdout)
+            raise OSError("the swarm ended before its time")
+
+    with pytest.raises(Interrupted) as ended:
+        listen()
+    assert isinstance(ended.value.__context__, OSError)
+    assert said == []
+
+
+def test_after_a_signal_no_child_is_started(tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_two() -> None:
+        with Children() as children:
+            started.append(waiting_child(children, tmp_path))
+            os.kill(os.getpid(), signal.SIGTERM)
+            started.append(waiting_child(children, tmp_path))
+
+    with pytest.raises(Interrupted):
+        start_two()
+    assert len(started) == 1
+    assert started[0].returncode is not None
 
 
 def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:

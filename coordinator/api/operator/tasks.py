@@ -215,7 +215,7 @@ def approve_task(
 ) -> TaskView:
     """Approve a draft as it stands."""
     with parts.database.writing() as session:
-        catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
+        _check_version(session, tenant, name, expected)
         task = tasks.approve_task(session, tenant, name, parts.now())
         _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
@@ -225,7 +225,7 @@ def approve_task(
 def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion) -> TaskView:
     """Start an approved task."""
     with parts.database.writing() as session:
-        catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
+        _check_version(session, tenant, name, expected)
         task = tasks.start_task(session, tenant, name, parts.now())
         _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
@@ -241,27 +241,35 @@ def _check_spending(session: Session, tenant: Tenant, parts: Parts, task: Task) 
 
 
 @router.post("/tasks/{name}/pause")
-def pause_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+def pause_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion) -> TaskView:
     """Choose no more devices until the task is resumed; those at work go on."""
     with parts.database.writing() as session:
+        _check_version(session, tenant, name, expected)
         task = tasks.pause_task(session, tenant, name, parts.now())
     return _answer(parts, response, task)
 
 
 @router.post("/tasks/{name}/resume")
-def resume_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+def resume_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion) -> TaskView:
     """Go on with a paused task."""
     with parts.database.writing() as session:
+        _check_version(session, tenant, name, expected)
         task = tasks.resume_task(session, tenant, name)
     return _answer(parts, response, task)
 
 
 @router.post("/tasks/{name}/cancel")
-def cancel_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf) -> TaskView:
+def cancel_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, expected: ExpectedVersion) -> TaskView:
     """End a task; its open rounds are abandoned, and phones are free at their next contact."""
     with parts.database.writing() as session:
+        _check_version(session, tenant, name, expected)
         task = tasks.cancel_task(session, tenant, name, parts.now())
     return _answer(parts, response, task)
+
+
+def _check_version(session: Session, tenant: Tenant, name: str, expected: int | None) -> None:
+    """Raises: As `task_named` and `check_version`."""
+    catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
 
 
 def _tag(task: Task) -> str:

@@ -15,7 +15,7 @@ from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer
 from edge_runtime.protocol.keys import digest
-from tests.coordinator.asking import ask, refusal
+from tests.coordinator.asking import ask, check_in, refusal
 from tests.programme import PLAN, POPULATION, START, Home, Phone
 
 DECLARED = read_declared(
@@ -113,6 +113,30 @@ def test_a_row_of_before_gets_the_order_of_its_version() -> None:
     held = facts_in(row(app_version="2.4", app_version_key="", platform="android"))
     same = replace(SAID, region=None, hardware_class=None, attributes={})
     assert changes(held, facts_of(same, held, DECLARED).facts) == {"app_version_key": version_key("2.4")}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_row_of_before_gets_the_order_of_its_version_from_a_check_in_that_says_nothing(version: int) -> None:
+    before = facts_in(row(app_version="2.10", app_version_key=""))
+    silent = CheckIn(version=version, population="keyboard", visit="0" * 32, runtime="none", examples=1)
+    heard = facts_of(silent, before, DECLARED).facts
+    assert changes(before, heard) == {"app_version_key": version_key("2.10")}
+    unordered = facts_in(row(app_version="nightly", app_version_key=""))
+    assert facts_of(silent, unordered, DECLARED).facts is unordered
+
+
+def test_a_device_of_before_is_in_cohorts_by_app_version_after_its_next_check_in(home: Home) -> None:
+    checkpoint, phone = home.publish(), home.phone(0)
+    with home.app.state.parts.database.writing() as session:
+        session.get_one(Device, phone.driver.device_id).app_version_key = ""
+    rule = {"version": 1, "where": {"app_version": {"at_least": "1.0"}}}
+    home.operator("PUT", f"/populations/{POPULATION}/cohorts/new", json=rule).raise_for_status()
+    alone = replace(PLAN, goal=1, min_reports=1)
+    home.start_order(home.order(alone, checkpoint_sha256=checkpoint, pool_size=1, cohort="new"))
+    home.look()
+    check_in(home, phone, "first")
+    home.look()
+    assert check_in(home, phone, "second").assignment is not None
 
 
 def test_an_enrolled_device_has_the_order_of_its_version_until_it_leaves(home: Home) -> None:
