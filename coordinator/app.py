@@ -71,7 +71,7 @@ def read_authority(settings: Settings) -> SigningKey | None:
 
 
 def check_ins_of(
-    settings: Settings, database: Database, now: Callable[[], datetime]
+    settings: Settings, database: Database, now: Callable[[], datetime], metrics: Metrics
 ) -> tuple[CheckIns, Desk[Knock, CheckInAnswer]]:
     """What answers the check-ins of this process, and the desk where they wait for it."""
 
@@ -79,7 +79,8 @@ def check_ins_of(
         return check_ins.answer(knocks)
 
     desk: Desk[Knock, CheckInAnswer] = Desk(answer, settings.most_waiting)
-    check_ins = CheckIns(database, now, Pace(Limits(), settings.check_ins_per_s, desk.waiting))
+    pace = Pace(Limits(), settings.check_ins_per_s, desk.waiting)
+    check_ins = CheckIns(database, now, pace, metrics.attributes_dropped)
     return check_ins, desk
 
 
@@ -122,20 +123,11 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         connections=settings.database_connections,
         clock=None if now is utc_now else now,
     )
-    parts = Parts(
-        database=database,
-        blobs=blobs_of(settings),
-        key=read_key(settings),
-        now=database.now,
-        bell=Bell(),
-        hold_s=settings.hold_s,
-        authority=read_authority(settings),
-        smallest_cohort=settings.smallest_cohort,
-        second_opinion=partial(accounting.asked, settings.second_opinion),
-    )
+    parts = _parts_of(settings, database)
     # On PostgreSQL the bell is rung by what transactions tell, this process's own too.
     worker = create_worker(settings, database, parts.blobs, (lambda: None) if database.is_postgres else parts.bell.ring)
-    check_ins, desk = check_ins_of(settings, database, parts.now)
+    metrics = Metrics(_gauges_of(parts))
+    check_ins, desk = check_ins_of(settings, database, parts.now, metrics)
     app = DevicesFirst(
         title="Edgewise coordinator",
         version="1",
@@ -148,12 +140,26 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.state.parts, app.state.worker, app.state.desk = parts, worker, desk
     app.state.draining = False
     app.state.metrics_token = settings.metrics_token
-    app.state.metrics = metrics = Metrics(_gauges_of(parts))
+    app.state.metrics = metrics
     app.add_middleware(Observed, metrics=metrics, access=settings.access_log)
     door = CheckInDoor(desk, check_ins.turn_away, parts.bell, settings.hold_s)
     app.door = Observed(door, metrics, settings.access_log)
     _route(app)
     return app
+
+
+def _parts_of(settings: Settings, database: Database) -> Parts:
+    return Parts(
+        database=database,
+        blobs=blobs_of(settings),
+        key=read_key(settings),
+        now=database.now,
+        bell=Bell(),
+        hold_s=settings.hold_s,
+        authority=read_authority(settings),
+        smallest_cohort=settings.smallest_cohort,
+        second_opinion=partial(accounting.asked, settings.second_opinion),
+    )
 
 
 def _lifespan(

@@ -38,6 +38,12 @@ class Metrics:
         self._received = Counter(
             "edgewise_http_received_bytes", "Bodies announced.", ["route"], registry=self._registry
         )
+        self._dropped = Counter(
+            "edgewise_attributes_dropped",
+            "Attributes that check-ins brought and nobody keeps: not declared, or not as declared.",
+            ["why"],
+            registry=self._registry,
+        )
         self._answered: dict[tuple[str, str, int], Counter] = {}
         self._timed: dict[str, tuple[Histogram, Counter]] = {}
 
@@ -52,6 +58,11 @@ class Metrics:
             timed = self._timed[route] = self._seconds.labels(route), self._received.labels(route)
         timed[0].observe(seconds)
         timed[1].inc(received_bytes)
+
+    def attributes_dropped(self, undeclared: int, misfits: int) -> None:
+        """Count what an app says of its devices though its population declares it otherwise, or not at all."""
+        self._dropped.labels("undeclared").inc(undeclared)
+        self._dropped.labels("misfit").inc(misfits)
 
     def text(self) -> bytes:
         """Everything in the text format of Prometheus."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from pydantic_settings import SettingsError
 
 from coordinator.commands.console import Mistake
 from coordinator.settings import CONFIG, PREFIX, Settings, unknown_variables
+from edge_runtime.protocol.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from coordinator.store.database import Database
@@ -115,19 +117,35 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 
 def check_blobs(settings: Settings) -> None:
-    """Return if the settings say where blobs are.
+    """Return if the settings say where blobs are; of a bucket, if it can be written.
+
+    A folder that is full or cannot be written is refused to devices, by name, as long as that lasts.
 
     Raises:
-        Mistake: They say it wrongly, or what it takes is not installed.
+        Mistake: They say it wrongly, what it takes is not installed, or the bucket does not answer.
     """
     from coordinator.app import blobs_of
 
+    if settings.blob_url:
+        _check_endpoint()
     try:
-        blobs_of(settings)
+        blobs = blobs_of(settings)
+        if settings.blob_url:
+            blobs.check()
+    except (PermissionError, NotFound, Unavailable) as problem:
+        do = "correct EDGEWISE_BLOB_URL, AWS_ENDPOINT_URL or the AWS keys, or start the service"
+        raise Mistake(f"EDGEWISE_BLOB_URL cannot be used: {problem}; {do}") from None
     except ValueError as problem:
         raise Mistake(f"EDGEWISE_BLOB_URL is wrong: {problem}") from None
     except ModuleNotFoundError as problem:
         raise Mistake(f"{problem.name} is not installed; run: pip install 'edgewise[s3]'") from None
+
+
+def _check_endpoint() -> None:
+    """The library that speaks S3 reads this variable by itself, and ends the process where it is no address."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    if endpoint and not re.fullmatch(r"https?://[^/?#\s]+/?", endpoint):
+        raise Mistake("AWS_ENDPOINT_URL is wrong: it is an address such as https://s3.example.com") from None
 
 
 def database_problem(problem: Exception) -> str:

@@ -61,12 +61,20 @@ class CheckIns:
 
     Args:
         now: The clock that signatures are held against; aware, UTC.
+        dropped: Is told how many attributes were dropped from check-ins: undeclared ones, and misfits.
     """
 
-    def __init__(self, database: Database, now: Callable[[], datetime], pace: Pace) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], datetime],
+        pace: Pace,
+        dropped: Callable[[int, int], None] = lambda _undeclared, _misfits: None,
+    ) -> None:
         self._database = database
         self._now = now
         self._pace = pace
+        self._dropped = dropped
 
     def answer(self, knocks: Sequence[Knock]) -> list[CheckInAnswer | Refusal]:
         """Answer or refuse each; a refusal harms no other. When this returns, all of it is durable.
@@ -88,8 +96,10 @@ class CheckIns:
         proven = [place for place in range(len(knocks)) if place not in told]
         if proven:
             asked = [knocks[place] for place in proven]
-            found = self._database.transact(lambda session: _decide(session, asked, self._pace))
+            found, undeclared, misfits = self._database.transact(lambda session: _decide(session, asked, self._pace))
             self._pace.written()
+            if undeclared or misfits:
+                self._dropped(undeclared, misfits)
             told.update(zip(proven, found, strict=True))
         return [told[place] for place in range(len(knocks))]
 
@@ -118,7 +128,8 @@ def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:
     return answer.retry.reason is Wait.SELECTION_PENDING or answer.retry.after_s <= hold_s
 
 
-def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> list[CheckInAnswer | Refusal]:
+def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> tuple[list[CheckInAnswer | Refusal], int, int]:
+    """The answers, and how many attributes were dropped: undeclared ones, and misfits."""
     now = database_now(session)
     first = [knock.claim for knock in knocks if not knock.again]
     fresh = iter(rows.remember(session, first) if first else ())
@@ -131,7 +142,7 @@ def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> list[Check
             answers.append(ReplayedRequest("this request was already received; sign it again with a fresh nonce"))
     batch.changes.write(session, now)
     pace.write(session)
-    return answers
+    return answers, batch.undeclared, batch.misfits
 
 
 class _Batch:
@@ -153,6 +164,7 @@ class _Batch:
         self._candidacies = rows.candidacies_of(session, looked_at | selecting, ids)
         self._candidate_of = {device: round_id for round_id, device in self._candidacies if round_id in selecting}
         self.changes = Changes()
+        self.undeclared = self.misfits = 0
 
     def answer(self, knock: Knock) -> CheckInAnswer | Refusal:
         device = self._devices.get(knock.claim.keyid)
@@ -166,6 +178,9 @@ class _Batch:
             device.unseen = False
             self.changes.seen.add(device.id)
         heard = facts_of(knock.message, device.facts, programme.declared)
+        if not knock.again:
+            self.undeclared += heard.unknown
+            self.misfits += heard.misfits
         if changes(device.facts, heard.facts):
             device.facts = self.changes.facts[device.id] = heard.facts
         return self._answer(device, programme, knock)

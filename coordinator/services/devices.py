@@ -121,14 +121,28 @@ def enrol(
         SwitchedOff: An operator switched the population off.
     """
     key = PublicKey(message.public_key)
-    identity = device_id(message.tenant, key)
-    if claim.keyid != identity:
+    if claim.keyid != device_id(message.tenant, key):
         raise BadSignature("an enrolment is signed under the id of the key it brings")
     verify_request(claim, DeviceKey(key.raw), method, target, now=int(now.timestamp()))
     _remember(session, claim)
     population = session.get(Population, (message.tenant, message.population))
     if population is None:
         raise NotFound(f"there is no population {message.population!r} of a tenant {message.tenant!r}")
+    _let_in(session, population, message, claim.keyid, now)
+    policy = wire.decode(Policy, population.policy) if population.policy and message.version > 1 else None
+    certificate = b""
+    if authority is not None and message.version >= CERTIFIED_SINCE:
+        certificate = sign_certificate(authority, message.tenant, key)
+    return Enrolled(
+        version=message.version,
+        device_id=claim.keyid,
+        retry_after_s=FIRST_CHECK_IN_S,
+        policy=policy,
+        certificate=certificate,
+    )
+
+
+def _let_in(session: Session, population: Population, message: Enrol, identity: str, now: datetime) -> None:
     existing = session.get(Device, identity)
     if existing is not None and existing.population != message.population:
         raise Conflict("this key is enrolled in another population")
@@ -150,17 +164,6 @@ def enrol(
                 enrolled_at=now,
             )
         )
-    policy = wire.decode(Policy, population.policy) if population.policy and message.version > 1 else None
-    certificate = b""
-    if authority is not None and message.version >= CERTIFIED_SINCE:
-        certificate = sign_certificate(authority, message.tenant, key)
-    return Enrolled(
-        version=message.version,
-        device_id=identity,
-        retry_after_s=FIRST_CHECK_IN_S,
-        policy=policy,
-        certificate=certificate,
-    )
 
 
 def forget_nonces(session: Session, before: datetime) -> None:

@@ -81,13 +81,17 @@ class S3Blobs:
         """Return if the bucket can be read and written.
 
         Raises:
+            NotFound: The service has no such bucket.
             PermissionError: The service refuses the key.
             Unavailable: It does not answer.
         """
         import obstore
 
-        with _translated(".check"):
-            obstore.put(self._store, ".check", b"edgewise")
+        try:
+            with _translated(".check"):
+                obstore.put(self._store, ".check", b"edgewise")
+        except NotFound as problem:
+            raise NotFound("the blob storage has no such bucket") from problem
 
     def put(self, tenant: str, kind: BlobKind, raw: bytes, *, verified_sha256: str | None = None) -> str:
         """Write a blob and return its SHA-256; writing it again repairs it at most.

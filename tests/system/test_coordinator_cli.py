@@ -16,6 +16,8 @@ from coordinator.commands import serving
 from coordinator.settings import Settings
 from coordinator.store.database import Database
 from edge_runtime.protocol.keys import SigningKey, digest
+from tests.s3 import KEYS
+from tests.s3 import serving as serving_s3
 
 KEY = SigningKey(digest(b"tenant")).public.raw.hex()
 
@@ -224,6 +226,33 @@ class TestReplicasSettings:
         monkeypatch.setenv("EDGEWISE_BLOB_URL", url)
         line = complaint(run(command))
         assert "EDGEWISE_BLOB_URL is wrong: the blobs' address is s3://bucket or s3://bucket/prefix" in line
+
+    def test_a_bucket_that_does_not_answer(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_BLOB_URL", "s3://bucket/blobs")
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}.items():
+            monkeypatch.setenv(name, value)
+        line = complaint(run(command))
+        assert "EDGEWISE_BLOB_URL cannot be used: the blob storage does not answer; correct" in line
+        assert "start the service" in line
+
+    def test_a_bucket_that_is_not_there(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_BLOB_URL", "s3://bucket/blobs")
+        with serving_s3() as url:
+            for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
+                monkeypatch.setenv(name, value)
+            line = complaint(run(command))
+        assert "EDGEWISE_BLOB_URL cannot be used: the blob storage has no such bucket; correct" in line
+
+    @pytest.mark.parametrize("url", ["127.0.0.1:9000", "ftp://127.0.0.1", "http://"])
+    def test_an_address_of_buckets_that_is_none(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str, url: str
+    ) -> None:
+        init()
+        monkeypatch.setenv("EDGEWISE_BLOB_URL", "s3://bucket/blobs")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert "AWS_ENDPOINT_URL is wrong: it is an address such as" in complaint(run(command))
 
     def test_a_bucket_without_what_it_takes(
         self, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: str

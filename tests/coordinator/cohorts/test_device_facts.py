@@ -195,6 +195,19 @@ def test_a_check_in_puts_what_is_declared_into_the_devices_row(home: Home) -> No
     assert (found.app_version_key, found.region, found.attributes) == (version_key("2.5"), None, {"ram_gb": 8})
 
 
+def test_what_is_dropped_is_counted_once_for_each_visit_and_shown_to_whoever_watches(home: Home) -> None:
+    """An app whose attributes nobody declared would otherwise never be in its cohort, and nobody would know why."""
+    home.publish()
+    home.operator("PUT", f"/populations/{POPULATION}", json={"attributes": ATTRIBUTES}).raise_for_status()
+    phone = home.phone(0)
+    says(home, phone, "right", attributes={"beta": True, "ram_gb": 8})
+    says(home, phone, "wrong", attributes={"beta": "yes", "ram_gb": 65, "colour": "red"})
+    says(home, phone, "wrong again", attributes={"colour": "red"})
+    lines = home.request("GET", "/metrics").raise_for_status().text.splitlines()
+    assert 'edgewise_attributes_dropped_total{why="undeclared"} 2.0' in lines
+    assert 'edgewise_attributes_dropped_total{why="misfit"} 2.0' in lines
+
+
 def test_a_task_takes_the_devices_of_its_cohort_and_no_others(home: Home) -> None:
     home.publish()
     home.operator("PUT", f"/populations/{POPULATION}", json={"attributes": ATTRIBUTES}).raise_for_status()
