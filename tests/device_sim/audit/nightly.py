@@ -8,6 +8,8 @@ from typing import Final
 from coordinator.core.privacy.statement import Mode
 from device_sim.audit.mechanisms import Bug, audit
 from edge_runtime.protocol.keys import digest
+from edge_runtime.protocol.plan import Privacy
+from tests.device_sim.audit import planted
 
 MODES: Final = tuple(mode for mode in Mode if mode is not Mode.NONE)
 RUNS: Final = 100
@@ -26,6 +28,7 @@ def main() -> None:
             found = audit(mode, 2.4, 1e-5, 100_000, digest(b"night"), bug)
             sys.stdout.write(f"{mode}, {bug}: {found.sentence()}\n")
             problems += [] if found.disproved else [f"{mode} hides {bug}"]
+    problems += _of_the_product()
     few = audit(Mode.CENTRAL, 5.2, 1e-6, 10_000, digest(b"few"), Bug.HALF_NOISE)
     many = audit(Mode.CENTRAL, 5.2, 1e-6, 100_000, digest(b"many"), Bug.HALF_NOISE)
     sys.stdout.write(
@@ -38,6 +41,25 @@ def main() -> None:
     for problem in problems:
         sys.stderr.write(problem + "\n")
     sys.exit(bool(problems))
+
+
+def _of_the_product() -> list[str]:
+    """Every fault in the code of phones and coordinator itself, in every mode that it can weaken."""
+    problems = []
+    for mode in planted.MODES:
+        devices = mode in (Privacy.DISTRIBUTED, Privacy.LOCAL)
+        wrong = sum(planted.verdict_of(planted.audit_of(mode), f"night {run}").disproved for run in range(RUNS // 5))
+        sys.stdout.write(f"the product, {mode}: {wrong} of {RUNS // 5} right runs disproved\n")
+        problems += [f"a right task in mode {mode} is disproved too often"] if wrong > MOST_WRONG // 4 else []
+        for fault in planted.Fault:
+            if devices and fault is planted.Fault.DOUBLE_COUNT:
+                continue  # its noise is added twice with it
+            rounds = 6 if fault is planted.Fault.NO_LIMITS else 2
+            asked = planted.audit_of(mode, canaries=50_000, rounds=rounds, separation=rounds)
+            found = planted.verdict_of(asked, "night", fault)
+            sys.stdout.write(f"the product, {mode}, {fault}: {found.sentence()}\n")
+            problems += [] if found.disproved else [f"the product in mode {mode} hides {fault}"]
+    return problems
 
 
 if __name__ == "__main__":

@@ -1,0 +1,198 @@
+"""The audit of a plan, through the code of phones and coordinator: right code survives it, planted faults do not.
+
+Coins and noise are those of fixed keys, so that outcomes never change. `nightly` plants every fault in every mode.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator.core.privacy.gaussian import exact_epsilon
+from device_sim.audit import page
+from device_sim.audit.attacks import Verdict
+from device_sim.audit.configured import plan_of, read_plan
+from device_sim.audit.plans import Audit, claim_of, judged, ran
+from device_sim.cli import app
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import InvalidPlan, LanesOutOfRange
+from edge_runtime.protocol.plan import Plan, Privacy
+from tests.device_sim.audit import planted
+from tests.device_sim.audit.planted import CLAIM, HONEST, MODES, Fault, audit_of, verdict_of
+from tests.vectors.make import PLANS_5
+
+CANARIES: Final = {Privacy.DISTRIBUTED: 10_000, Privacy.LOCAL: 5_000}
+"""Elsewhere 20,000: a report of each in each round is what an audit costs."""
+FOUND: Final = (
+    (Privacy.DISTRIBUTED, Fault.HALF_NOISE),
+    (Privacy.CENTRAL, Fault.NO_CLIPPING),
+    (Privacy.CENTRAL, Fault.HALF_NOISE),
+    (Privacy.CENTRAL, Fault.DOUBLE_COUNT),
+    (Privacy.CENTRAL, Fault.NO_LIMITS),
+    (Privacy.CENTRAL, Fault.NOISE_NOT_REFRESHED),
+    (Privacy.CORRELATED, Fault.HALF_NOISE),
+    (Privacy.CORRELATED, Fault.NOISE_NOT_REFRESHED),
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_right_task_survives_its_audit_in_every_mode(mode: Privacy) -> None:
+    audit = audit_of(mode, canaries=CANARIES.get(mode, 20_000))
+    verdict = verdict_of(audit, "right")
+    assert not verdict.disproved
+    assert 0.6 < verdict.bound < verdict.claimed <= CLAIM  # and it is not idle
+    assert 0.7 < verdict.estimate.epsilon / verdict.claimed < 1.1, "the claim is what is really given"
+
+
+@pytest.mark.parametrize(("mode", "fault"), FOUND)
+def test_a_fault_in_the_products_code_is_found(mode: Privacy, fault: Fault) -> None:
+    rounds = 6 if fault is Fault.NO_LIMITS else 2
+    if mode is Privacy.DISTRIBUTED:
+        rounds = 1
+    audit = audit_of(mode, canaries=20_000, rounds=rounds, separation=max(2, rounds))
+    verdict = verdict_of(audit, "planted", fault)
+    assert verdict.disproved
+    assert verdict.claimed <= CLAIM
+
+
+def test_a_device_that_does_not_clip_cannot_even_write_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.privacy.clip", lambda delta, _norm: delta)
+    with pytest.raises(LanesOutOfRange, match="beyond the clipping norm"):
+        ran(audit_of(Privacy.CENTRAL, canaries=200))
+
+
+def test_a_local_report_that_is_added_twice_tells_nothing_more() -> None:
+    """Its noise is added twice with it."""
+    assert not verdict_of(audit_of(Privacy.LOCAL, canaries=2000), "twice", Fault.DOUBLE_COUNT).disproved
+
+
+def test_the_claim_is_that_of_the_coordinators_accounting() -> None:
+    central = Audit(plan=plan_of(Privacy.CENTRAL, 2.0, separation=2), rounds=6)
+    assert claim_of(central) == pytest.approx(exact_epsilon(3**0.5 / 2.0, 1e-5), rel=1e-3)
+    assert central.opponent.value == "recipients"
+    once = replace(central, plan=replace(central.plan, most_participations=1))
+    assert claim_of(once) == pytest.approx(exact_epsilon(1 / 2.0, 1e-5), rel=1e-3)
+    for mode in (Privacy.LOCAL, Privacy.DISTRIBUTED):
+        asked = Audit(plan=plan_of(mode, 2.0), rounds=1)
+        assert asked.opponent.value == "coordinator"
+        assert claim_of(asked) == pytest.approx(exact_epsilon(1 / 2.0, 1e-5), rel=0.1)
+
+
+def test_canaries_are_as_many_as_the_honest_members_of_a_group() -> None:
+    assert audit_of(Privacy.DISTRIBUTED).together == HONEST
+    assert Audit(plan=PLANS_5["distributed"]).together == 80 - 10
+    assert Audit(plan=PLANS_5["local"]).together == 1
+    assert Audit(plan=PLANS_5["central"], canaries=150).together == 150
+
+
+def test_limits_decide_in_which_rounds_canaries_are() -> None:
+    plan = plan_of(Privacy.CENTRAL, 1.0, separation=2, most_participations=2)
+    assert ran(Audit(plan=plan, rounds=6, canaries=100)).gave == (0, 2)
+    free = replace(plan, separation=1, most_participations=None)
+    assert ran(Audit(plan=free, rounds=3, canaries=100)).gave == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"plan": PLANS_5["none"]}, "nothing to audit"),
+        ({"rounds": 0}, "1 round or more"),
+        ({"canaries": 99}, "100 canaries"),
+        ({"target_delta": 0.0}, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused(changes: dict[str, Any], why: str) -> None:
+    fields: dict[str, Any] = {"plan": PLANS_5["central"], **changes}
+    with pytest.raises(InvalidPlan, match=why):
+        Audit(**fields)
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def small(mode: Privacy = Privacy.CENTRAL) -> tuple[Audit, Any, Verdict]:
+    audit = Audit(plan=plan_of(mode, 2.0), rounds=2, canaries=200)
+    with planted.drawn_from("small"):
+        run = ran(audit)
+    return audit, run, judged(audit, run)
+
+
+def test_the_report_has_the_bound_beside_the_claim(tmp_path: Path) -> None:
+    audit, run, verdict = small()
+    numbers, report = page.write(tmp_path / "new", audit, run, verdict)
+    found = json.loads(numbers.read_text())
+    assert found["epsilon_bound"] == verdict.bound < found["epsilon_claimed"] == claim_of(audit)
+    assert (found["mode"], found["opponent"], found["disproved"]) == ("central", "recipients", False)
+    text = report.read_text()
+    assert text.count("<svg") == 2
+    assert text.count("<rect") > 50
+    assert f"{verdict.claimed:.2f}" in text
+    assert "was not disproved" in text
+    assert "http" not in text, "it loads nothing"
+
+
+def test_a_broken_claim_heads_the_page_even_where_nothing_hides_anybody() -> None:
+    audit, run, verdict = small()
+    worst = replace(verdict, bound=9.0, estimate=replace(verdict.estimate, epsilon=float("inf")))
+    assert "<h1>The claim is disproved</h1>" in page.page(audit, run, worst)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def command(tmp_path: Path, *options: str) -> tuple[int, str]:
+    given = ["audit", "--canaries", "200", "--rounds", "2", "--out", str(tmp_path), *options]
+    found = CliRunner().invoke(app, given)
+    return found.exit_code, found.output
+
+
+def test_the_command_says_claim_and_bound_and_ends_with_0(tmp_path: Path) -> None:
+    code, said = command(tmp_path, "--mode", "central")
+    assert code == 0, said
+    assert said.startswith("Claim: ε = ")
+    assert "does not disprove the claim" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"audit.html", "audit.json"}
+
+
+def test_the_command_ends_with_1_where_a_promise_is_broken(tmp_path: Path) -> None:
+    with planted.planted(Fault.NO_CLIPPING):
+        code, said = command(tmp_path, "--mode", "central", "--noise-multiplier", "10", "--canaries", "4000")
+    assert code == 1, said
+    assert json.loads((tmp_path / "audit.json").read_text())["disproved"]
+
+
+@pytest.mark.parametrize("name", ["distributed", "local", "central", "correlated"])
+def test_the_command_takes_the_plan_of_a_task(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plan.json").write_bytes(wire.encode(PLANS_5[name]))
+    code, said = command(tmp_path / "out", "--plan", str(tmp_path / "plan.json"))
+    assert code == 0, said
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["mode"] == name
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--mode", "none"], "nothing to audit in a mode 'none'"),
+        (["--mode", "federated"], "choose distributed, local, central or correlated"),
+        (["--plan", "/nowhere/plan.json"], "cannot be read: No such file"),
+        (["--mode", "correlated", "--separation", "1"], "separation of 2 rounds"),
+        (["--out", "/proc/audit"], "cannot be written"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_ends_with_2(tmp_path: Path, options: list[str], why: str) -> None:
+    code, said = command(tmp_path, *options)
+    assert code == 2, said
+    assert why in said
+    assert said.splitlines()[-1].startswith("edgewise-sim: ")
+
+
+def test_a_file_that_is_no_plan_is_named(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(InvalidPlan, match="not the JSON of a plan"):
+        read_plan(tmp_path / "plan.json")
+    assert plan_of(Privacy.CENTRAL, 1.0).version == Plan.VERSION
