@@ -21,6 +21,7 @@ from coordinator.api.problems import answer_with_problems
 from coordinator.core.pacing import Limits
 from coordinator.metrics import Metrics, Reading
 from coordinator.services.checkins import CheckIns, Knock
+from coordinator.services.device_calls import DeviceCalls
 from coordinator.services.gauges import gauges
 from coordinator.services.pace import Pace
 from coordinator.services.retention import Keep
@@ -149,7 +150,10 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
 
 
 def _parts_of(settings: Settings, database: Database) -> Parts:
+    device_calls = DeviceCalls(database, database.now)
     return Parts(
+        calls=Desk(device_calls.answer, settings.most_waiting),
+        looks=Desk(device_calls.look, settings.most_waiting),
         database=database,
         blobs=blobs_of(settings),
         key=read_key(settings),
@@ -177,7 +181,8 @@ def _lifespan(
                 yield
         finally:
             worker.stop()
-            desk.close()
+            for one in (desk, parts.calls, parts.looks):
+                one.close()
             parts.database.close()
 
     return lifespan

@@ -71,8 +71,8 @@ class GroupWork:
                 return False
             forms = secure_groups.forms(session, round_.id, now)
             groups = secure_groups.live_groups(session, round_.id)
-            opens = [group for group in groups if secure_groups.is_ready_to_open(session, group, now)]
             moves = [group for group in groups if secure_groups.moves_on(session, group, now)]
+            opens = [one for one in groups if one not in moves and secure_groups.is_ready_to_open(session, one, now)]
         if not (forms or opens or moves) or not self._hold(round_.task_id):
             return False
         if forms:

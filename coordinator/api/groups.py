@@ -11,11 +11,10 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from sqlmodel import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from coordinator.api.parts import Parts, PartsOf, as_device, message, signed_body
-from coordinator.services import group_steps
+from coordinator.api.parts import Parts, PartsOf, as_device, look, message, signed_body
+from coordinator.services import group_answers, group_steps
 from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import database_now
 from coordinator.store.tables import Device, Participation
@@ -82,17 +81,17 @@ async def what_follows(group: str, step: str, request: Request, parts: PartsOf) 
     named, authority = _named(step), _authority(parts)
     asking: list[str] = []
 
-    def first(session: Session, device: Device, _now: datetime) -> group_steps.Following | NotYet:
+    def first(session: Session, device: Device, _now: datetime) -> group_answers.Following | NotYet:
         asking.append(device.id)
-        return group_steps.what_follows(session, device, group, named, database_now(session), authority)
+        return group_answers.what_follows(session, device, group, named, database_now(session), authority)
 
-    def again(session: Session) -> group_steps.Following | NotYet:
+    def again(session: Session) -> group_answers.Following | NotYet:
         device = session.get(Device, asking[-1])
         if device is None:
             raise UnknownDevice("enrol first")
-        return group_steps.what_follows(session, device, group, named, database_now(session), authority)
+        return group_answers.what_follows(session, device, group, named, database_now(session), authority)
 
-    def not_there(answer: group_steps.Following | NotYet) -> bool:
+    def not_there(answer: group_answers.Following | NotYet) -> bool:
         return isinstance(answer, NotYet)
 
     found = await _held(request, parts, lambda: as_device(request, parts, claim, first), again, not_there)
@@ -110,11 +109,6 @@ async def _held(
     worth_holding: Callable[[Answer], bool],
 ) -> Answer:
     """Answer at once, or when the worker changed something, as long as the answer may become a better one."""
-
-    def look() -> Answer:
-        with parts.database.reading() as session:
-            return again(session)
-
     limit = time.monotonic() + parts.hold_s
     rung = parts.bell.listen()
     answer = await first()
@@ -126,7 +120,7 @@ async def _held(
         if await request.is_disconnected():
             break
         rung = parts.bell.listen()
-        answer = await run_in_threadpool(look)
+        answer = await look(parts, again)
     return answer
 
 

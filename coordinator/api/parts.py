@@ -7,29 +7,31 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar, cast
 
 from fastapi import Depends, Request
 from sqlmodel import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope
 
 from coordinator.api.bell import Bell
+from coordinator.api.desk import Desk, DeskFull
 from coordinator.core.privacy.settings import SMALLEST_COHORT
-from coordinator.services import devices
+from coordinator.services.device_calls import Call
 from coordinator.services.privacy_claims import SecondOpinion
 from coordinator.store.blobs import STEP_BYTES, BlobKind, Blobs
-from coordinator.store.database import Database, database_now
+from coordinator.store.database import Database
 from coordinator.store.tables import Device
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.errors import BodyTooLarge, Malformed, Refusal
+from edge_runtime.protocol.errors import BodyTooLarge, Malformed, Unavailable
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.signing import SIGNATURE_HEADERS, SignedBy, claimed, verify_body
 
 Answer = TypeVar("Answer")
+Asked = TypeVar("Asked")
 
+BUSY_AFTER_S: Final = 10.0
 _LENGTH_DIGITS = 18
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 _BYTES = "application/octet-stream"
@@ -45,6 +47,10 @@ class Parts:
     key: SigningKey
     now: Callable[[], datetime]
     bell: Bell
+    calls: Desk[Call, object]
+    """Signed requests that wait for their transaction."""
+    looks: Desk[Callable[[Session], object], object]
+    """Questions that are asked again while they are held."""
     hold_s: float
     authority: SigningKey | None = None
     """Certifies devices; None where there is none."""
@@ -144,13 +150,6 @@ async def signed_body(request: Request, limit_bytes: int = wire.MESSAGE_LIMIT_BY
     return claim, body
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """What was done is undone, and the transaction commits all the same."""
-
-    why: Refusal
-
-
 async def as_device(
     request: Request,
     parts: Parts,
@@ -159,32 +158,35 @@ async def as_device(
     *,
     leaving: bool = False,
 ) -> Answer:
-    """Authenticate the device and act for it, in one transaction off the event loop, whose time `act` is given.
+    """Authenticate the device and act for it, off the event loop, in one transaction with others who ask meanwhile.
 
     The transaction may be repeated: `act` reads and writes by the session, and does nothing else.
 
     A device that left, or whose population is switched off, may do nothing but leave.
 
     A refusal undoes what was done and is remembered all the same: a refused request cannot be replayed either.
+
+    Raises:
+        Unavailable: Too many ask at once; nothing was done.
     """
-    method, target = request.method, target_of(request.scope)
+    call = Call(claim, request.method, target_of(request.scope), act, leaving)
+    return cast("Answer", await _asked(parts.calls, call))
 
-    def transaction(session: Session) -> Answer | _Refused:
-        now = database_now(session)
-        device = devices.authenticate(session, claim, method, target, now)
-        session.flush()
-        try:
-            with session.begin_nested():
-                if not leaving:
-                    devices.check_welcome(session, device)
-                return act(session, device, now)
-        except Refusal as refusal:
-            return _Refused(refusal)
 
-    answer = await run_in_threadpool(parts.database.transact, transaction)
-    if isinstance(answer, _Refused):
-        raise answer.why
-    return answer
+async def look(parts: Parts, see: Callable[[Session], Answer]) -> Answer:
+    """Read off the event loop, in one view with others who look meanwhile.
+
+    Raises:
+        Unavailable: Too many ask at once.
+    """
+    return cast("Answer", await _asked(parts.looks, see))
+
+
+async def _asked(desk: Desk[Asked, object], asked: Asked) -> object:
+    try:
+        return await desk.ask(asked)
+    except DeskFull:
+        raise Unavailable("too many requests wait already", retry_after_s=BUSY_AFTER_S) from None
 
 
 def message(answer: object) -> Response:

@@ -1,12 +1,13 @@
-"""What a device sends in a group that sums securely, and what it gets. The worker moves the group on."""
+"""What a device sends in a group that sums securely; `group_answers` is what it gets. The worker moves the group on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final
 
+from sqlalchemy import bindparam, insert
 from sqlmodel import Session, col, select
 
 from coordinator.core.appointments import WINDOW_S, Timing
@@ -16,16 +17,18 @@ from coordinator.core.task_settings import read_settings
 from coordinator.services.faults import is_quarantined, record_fault
 from coordinator.services.group_terms import (
     agreement_of,
-    members_of,
+    masked_of,
+    once,
+    position_of,
     positions,
-    task_of,
+    roster_of,
+    round_and_task,
+    sharers_of,
     terms_of,
-    who_reported,
-    who_sent,
 )
 from coordinator.services.running import read_plan
 from coordinator.store.group_tables import Member, MemberKey, StepRow
-from coordinator.store.tables import Device, Group, Participation, Report, Round, Task
+from coordinator.store.tables import Device, Group, Participation, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import (
     Conflict,
@@ -36,28 +39,23 @@ from edge_runtime.protocol.errors import (
     StepNotAllowed,
     UnknownParticipation,
 )
-from edge_runtime.protocol.group import Appointment, NotYet, Opened, Step, StepTaken
+from edge_runtime.protocol.group import Appointment, Step, StepTaken
 from edge_runtime.protocol.keys import PublicKey, digest
 from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.secure_sum import mailbox, opening
 from edge_runtime.protocol.secure_sum.mailbox import Blame, Dealt
-from edge_runtime.protocol.secure_sum.members import decode_members, encode_members
+from edge_runtime.protocol.secure_sum.members import decode_members
 from edge_runtime.protocol.secure_sum.messages import (
     Complaints,
     Confirmation,
-    Confirmations,
     Joining,
-    Roster,
     Shares,
-    Survivors,
     Unmasking,
     pieces,
 )
 from edge_runtime.protocol.secure_sum.roster import Entry, verify_entry
 from edge_runtime.protocol.secure_sum.transcript import Agreement
 
-ASK_AFTER_S: Final = 1.0
-RETRY_S: Final = 900.0
 _TAKEN: Final = StepTaken(version=1)
 
 
@@ -75,8 +73,7 @@ def trained(session: Session, device: Device, participation_id: str, now: dateti
     participation = session.get(Participation, participation_id)
     if participation is None or participation.device_id != device.id:
         raise UnknownParticipation("this device takes no part under that id")
-    round_ = session.get_one(Round, participation.round_id)
-    task = session.get_one(Task, round_.task_id)
+    round_, task = round_and_task(session, participation.round_id)
     if read_plan(task.plan).summing is not Summing.SECURE:
         raise StepNotAllowed("this plan sums in plain: send the report")
     if participation.standing == Standing.REPORTED:
@@ -95,9 +92,8 @@ def trained(session: Session, device: Device, participation_id: str, now: dateti
 
 def appointment(session: Session, participation: Participation, now: datetime) -> Appointment:
     """When a participant who has trained is to come."""
-    round_ = session.get_one(Round, participation.round_id)
-    task = session.get_one(Task, round_.task_id)
-    group = None if participation.group_id is None else session.get_one(Group, participation.group_id)
+    round_, task = round_and_task(session, participation.round_id)
+    group = None if participation.group_id is None else _group(session, participation.group_id)
     if group is not None and group.phase in SECURE_PHASES and group.step_deadline_at is not None:
         left_s = max(0.0, (group.step_deadline_at - now).total_seconds())
         return Appointment(version=1, task=task.name, in_s=0.0, window_s=left_s, group=group.id)
@@ -127,9 +123,7 @@ class _Sent:
 
     def position(self) -> int:
         """Raises: StepNotAllowed: The device is not in the roster."""
-        found = self.session.exec(
-            select(Member.position).where(Member.group_id == self.group.id, Member.device_id == self.device.id)
-        ).first()
+        found = position_of(self.session, self.group, self.device.id)
         if found is None:
             raise StepNotAllowed("this device is not in the roster of the group")
         return found
@@ -151,7 +145,7 @@ def take_step(
     """
     group = group_of(session, device, group_id)
     sha256 = digest(body).hex()
-    kept = _digest_of(session, group_id, device.id, step)
+    kept = digest_of(session, group_id, device.id, step)
     if kept is not None:
         if kept != sha256:
             raise Conflict(f"another {step} of this device is kept already")
@@ -161,8 +155,23 @@ def take_step(
     if group.phase != TAKEN_IN[step]:
         raise StepNotAllowed(f"the group is {group.phase}; {step} is taken while it is {TAKEN_IN[step]}")
     _CHECKS[step](_Sent(session, group, device, body, now, authority))
-    session.add(StepRow(group_id=group_id, device_id=device.id, step=step, sha256=sha256, body=body, received_at=now))
+    row = {"group_id": group_id, "device_id": device.id, "step": step.value, "sha256": sha256, "body": body}
+    session.connection().execute(insert(StepRow), {**row, "received_at": now})
     return _TAKEN
+
+
+def digest_of(session: Session, group_id: str, device_id: str, step: Step) -> str | None:
+    """Of what is kept of a device's step, without the message."""
+    asked = {"group": group_id, "device": device_id, "step": step.value}
+    found: str | None = session.connection().execute(_DIGEST, asked).scalar()
+    return found
+
+
+_DIGEST = select(col(StepRow.sha256)).where(
+    col(StepRow.group_id) == bindparam("group"),
+    col(StepRow.device_id) == bindparam("device"),
+    col(StepRow.step) == bindparam("step"),
+)
 
 
 def group_of(session: Session, device: Device, group_id: str) -> Group:
@@ -171,13 +180,20 @@ def group_of(session: Session, device: Device, group_id: str) -> Group:
     Raises:
         GroupEnded: It was asked to join no such group, or the group went on without it.
     """
-    group = session.get(Group, group_id)
-    asked = session.exec(
-        select(Participation.id).where(Participation.group_id == group_id, Participation.device_id == device.id)
-    ).first()
-    if group is None or (asked is None and _digest_of(session, group_id, device.id, Step.JOIN) is None):
+    group = _group(session, group_id)
+    asked = session.connection().execute(_ASKED, {"group": group_id, "device": device.id}).first()
+    if group is None or (asked is None and digest_of(session, group_id, device.id, Step.JOIN) is None):
         raise GroupEnded("there is no such group for this device")
     return group
+
+
+def _group(session: Session, group_id: str) -> Group | None:
+    return once(session, group_id, "group", lambda: session.get(Group, group_id))
+
+
+_ASKED = select(col(Participation.id)).where(
+    col(Participation.group_id) == bindparam("group"), col(Participation.device_id) == bindparam("device")
+)
 
 
 def _joins(sent: _Sent) -> None:
@@ -193,12 +209,16 @@ def _joins(sent: _Sent) -> None:
     if entry.device_key != device.public_key:
         raise InvalidRoster("the entry is of another device")
     verify_entry(entry, tenant=terms.tenant, plan_sha256=terms.plan_sha256, group=group.id, authority=sent.authority)
-    for key in (entry.box_key, entry.mask_key):
-        if session.get(MemberKey, key.hex()) is not None:
-            raise InvalidRoster("a key of the entry was used before: every group has fresh ones")
-        session.add(MemberKey(public_key=key.hex(), group_id=group.id))
-        session.flush()
-    session.add(Member(group_id=group.id, device_id=device.id, participation_id=participation.id, entry=message.entry))
+    keys = [entry.box_key.hex(), entry.mask_key.hex()]
+    connection = session.connection()
+    if keys[0] == keys[1] or connection.execute(_USED, {"keys": keys}).first() is not None:
+        raise InvalidRoster("a key of the entry was used before: every group has fresh ones")
+    connection.execute(insert(MemberKey), [{"public_key": key, "group_id": group.id} for key in keys])
+    member = {"group_id": group.id, "device_id": device.id, "participation_id": participation.id}
+    connection.execute(insert(Member), {**member, "entry": message.entry})
+
+
+_USED = select(col(MemberKey.public_key)).where(col(MemberKey.public_key).in_(bindparam("keys", expanding=True)))
 
 
 def _shares(sent: _Sent) -> None:
@@ -206,12 +226,12 @@ def _shares(sent: _Sent) -> None:
 
 
 def _complains(sent: _Sent) -> None:
-    sharers = who_sent(sent.session, sent.group.id, Step.SHARES)
+    sharers = sharers_of(sent.session, sent.group)
     agreement = sent.agreement()
     if sent.device.id not in sharers:
         raise StepNotAllowed("the group went on without this device: its shares did not come in time")
     message, me = wire.decode(Complaints, sent.body), sent.position()
-    members = members_of(sent.session, sent.group.id)
+    members = roster_of(sent.session, sent.group)
     dealt = _dealt_of_those(sent, agreement, message, sharers)
     for blame in mailbox.judged(agreement, me, message, dealt):
         key = _shown_key(agreement, message, blame, me)
@@ -230,7 +250,7 @@ def _dealt_of_those(sent: _Sent, agreement: Agreement, message: Complaints, shar
     """What the dealers dealt whom the complaints name; a name of somebody who dealt nothing is refused later."""
     named = decode_members(message.about, agreement.size) | decode_members(message.unsigned, agreement.size)
     found = {}
-    for member in members_of(sent.session, sent.group.id):
+    for member in roster_of(sent.session, sent.group):
         position = member.position
         if position in named and member.device_id in sharers:
             row = sent.session.get_one(StepRow, (sent.group.id, member.device_id, Step.SHARES.value))
@@ -257,19 +277,19 @@ def _evidence(blame: Blame, me: int, dealt: Mapping[int, Dealt], key: bytes) -> 
 
 def _confirms(sent: _Sent) -> None:
     agreement = sent.agreement()
-    masked = positions(members_of(sent.session, sent.group.id), who_reported(sent.session, sent.group.id))
+    masked = positions(roster_of(sent.session, sent.group), masked_of(sent.session, sent.group))
     mailbox.check_confirmation(agreement, sent.position(), masked, wire.decode(Confirmation, sent.body))
 
 
 def _reveals(sent: _Sent) -> None:
     session, group = sent.session, sent.group
-    members = members_of(session, group.id)
+    members = roster_of(session, group)
     opening.revealed(
         sent.agreement(),
         sent.position(),
         wire.decode(Unmasking, sent.body),
-        sharers=positions(members, who_sent(session, group.id, Step.SHARES)),
-        masked=positions(members, who_reported(session, group.id)),
+        sharers=positions(members, sharers_of(session, group)),
+        masked=positions(members, masked_of(session, group)),
     )
 
 
@@ -279,102 +299,6 @@ _CHECKS: Final[Mapping[Step, Callable[[_Sent], None]]] = {
     Step.MASKED: _complains,
     Step.CONFIRMATION: _confirms,
     Step.UNMASKING: _reveals,
-}
-
-
-# --- what follows -----------------------------------------------------------------------------------------------------
-
-Following: TypeAlias = Roster | Opened | Survivors | Confirmations | bytes
-"""A message, or the bytes of one."""
-
-
-def what_follows(
-    session: Session, device: Device, group_id: str, step: Step, now: datetime, authority: PublicKey
-) -> Following | NotYet:
-    """What a device gets after a step, or that it is not there yet.
-
-    Raises:
-        GroupEnded: The group came to nothing, or is over.
-        StepNotAllowed: The device did not take the step.
-    """
-    group = group_of(session, device, group_id)
-    if not _has_taken(session, group, device, step):
-        if group.phase == GroupPhase.ABORTED:
-            raise GroupEnded(f"the group came to nothing: {group.ended_because}")
-        raise StepNotAllowed(f"this device did not take the step {step}")
-    if group.phase == GroupPhase.ABORTED:
-        raise GroupEnded(f"the group came to nothing: {group.ended_because}")
-    if group.phase == GroupPhase.SUMMED:
-        if step is Step.UNMASKING:
-            return _opened(session, group)
-        raise GroupEnded("the group's sum was opened")
-    phase = GroupPhase(group.phase)
-    if SECURE_PHASES.index(phase) <= SECURE_PHASES.index(TAKEN_IN[step]):
-        left_s = 0.0 if group.step_deadline_at is None else (group.step_deadline_at - now).total_seconds()
-        return NotYet(version=1, ask_after_s=ASK_AFTER_S, left_s=max(0.0, left_s))
-    return _FOLLOWING[step](session, group, device, authority)
-
-
-def _has_taken(session: Session, group: Group, device: Device, step: Step) -> bool:
-    if step is Step.MASKED:
-        held = (
-            select(Report.participation_id)
-            .join(Participation, col(Participation.id) == col(Report.participation_id))
-            .where(Report.group_id == group.id, Participation.device_id == device.id)
-        )
-        return session.exec(held).first() is not None
-    return _digest_of(session, group.id, device.id, step) is not None
-
-
-def _digest_of(session: Session, group_id: str, device_id: str, step: Step) -> str | None:
-    """Of what is kept of a device's step, without the message."""
-    return session.exec(
-        select(StepRow.sha256).where(
-            StepRow.group_id == group_id, StepRow.device_id == device_id, StepRow.step == step.value
-        )
-    ).first()
-
-
-def _roster(session: Session, group: Group, _device: Device, _authority: PublicKey) -> Following:
-    entries = b"".join(member.entry for member in members_of(session, group.id))
-    return Roster(version=1, group=group.id, entries=entries)
-
-
-def _delivery(session: Session, group: Group, device: Device, _authority: PublicKey) -> Following:
-    delivery = session.exec(
-        select(Member.delivery).where(Member.group_id == group.id, Member.device_id == device.id)
-    ).one()
-    if delivery is None:
-        raise GroupEnded("the group's boxes were forgotten")
-    return delivery
-
-
-def _survivors(session: Session, group: Group, _device: Device, _authority: PublicKey) -> Following:
-    members = members_of(session, group.id)
-    masked = positions(members, who_reported(session, group.id))
-    return Survivors(version=1, group=group.id, masked=encode_members(masked, len(members)))
-
-
-def _confirmations(session: Session, group: Group, _device: Device, authority: PublicKey) -> Following:
-    places = {member.device_id: member.position for member in members_of(session, group.id)}
-    rows = session.exec(
-        select(StepRow).where(StepRow.group_id == group.id, StepRow.step == Step.CONFIRMATION.value)
-    ).all()
-    signatures = {places[row.device_id]: wire.decode(Confirmation, row.body or b"").signature for row in rows}
-    return mailbox.confirmations(agreement_of(session, group, authority), signatures)
-
-
-def _opened(session: Session, group: Group) -> Opened:
-    _round, task = task_of(session, group)
-    delay_s = read_settings(task.settings).retry_reported_s
-    return Opened(version=1, retry_after_s=RETRY_S if delay_s is None else delay_s)
-
-
-_FOLLOWING: Final[Mapping[Step, Callable[[Session, Group, Device, PublicKey], Following]]] = {
-    Step.JOIN: _roster,
-    Step.SHARES: _delivery,
-    Step.MASKED: _survivors,
-    Step.CONFIRMATION: _confirmations,
 }
 
 
@@ -390,5 +314,5 @@ def check_report(session: Session, group_id: str | None, device_id: str) -> None
         raise GroupEnded("the group of this report is over, or went on without it")
     if group.phase != GroupPhase.MASKING:
         raise StepNotAllowed(f"the group is {group.phase}; reports are taken while it is {GroupPhase.MASKING}")
-    if _digest_of(session, group.id, device_id, Step.SHARES) is None:
+    if digest_of(session, group.id, device_id, Step.SHARES) is None:
         raise StepNotAllowed("the group went on without this device: its shares did not come in time")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
 
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, func, select
 
 from coordinator.services.running import read_plan
@@ -34,10 +35,34 @@ def fewest_of(plan: Plan) -> int:
     return max(plan.fewest_members, plan.survivors)
 
 
+Fact = TypeVar("Fact")
+_FACTS: Final = "edgewise.groups"
+
+
+def once(session: Session, id_: str, what: str, read: Callable[[], Fact]) -> Fact:
+    """What can change no more while a transaction lasts: read for the first who asks, and kept for the others.
+
+    Many members of a group ask in one transaction; see `coordinator.services.device_calls`.
+    """
+    facts: dict[tuple[str, str], Fact] = session.info.setdefault(_FACTS, {})
+    if (id_, what) not in facts:
+        facts[id_, what] = read()
+    return facts[id_, what]
+
+
 def task_of(session: Session, group: Group) -> tuple[Round, Task]:
     """The round of a group, and its task."""
-    round_ = session.get_one(Round, group.round_id)
-    return round_, session.get_one(Task, round_.task_id)
+    return round_and_task(session, group.round_id)
+
+
+def round_and_task(session: Session, round_id: str) -> tuple[Round, Task]:
+    """The row of a round and that of its task; the session keeps only rows that somebody holds."""
+
+    def read() -> tuple[Round, Task]:
+        round_ = session.get_one(Round, round_id)
+        return round_, session.get_one(Task, round_.task_id)
+
+    return once(session, round_id, "rows", read)
 
 
 def terms_of(session: Session, group: Group) -> Terms:
@@ -97,19 +122,20 @@ class Place(NamedTuple):
 
 def members_of(session: Session, group_id: str) -> list[Place]:
     """The members of a group whose roster is fixed, by position."""
-    found = session.exec(
-        select(Member.device_id, Member.position, Member.entry)
-        .where(Member.group_id == group_id, col(Member.position).is_not(None))
-        .order_by(col(Member.position))
-    ).all()
+    found = session.connection().execute(_PLACES, {"group": group_id})
     return [Place(device, position or 0, entry) for device, position, entry in found]
+
+
+_MEMBERS = (col(Member.group_id) == bindparam("group"), col(Member.position).is_not(None))
+_PLACES = select(col(Member.device_id), col(Member.position), col(Member.entry)).where(*_MEMBERS)
+_PLACES = _PLACES.order_by(col(Member.position))
+_SIZE = select(func.count()).select_from(Member).where(*_MEMBERS)
 
 
 def size_of(session: Session, group_id: str) -> int:
     """How many members a group has whose roster is fixed."""
-    return session.exec(
-        select(func.count()).where(Member.group_id == group_id, col(Member.position).is_not(None))
-    ).one()
+    found: int = session.connection().execute(_SIZE, {"group": group_id}).scalar_one()
+    return found
 
 
 def thresholds_of(terms: Terms, size: int) -> tuple[int, int]:
@@ -123,8 +149,12 @@ def thresholds_of(terms: Terms, size: int) -> tuple[int, int]:
 
 def agreement_of(session: Session, group: Group, authority: PublicKey) -> Agreement:
     """What the members of a group agreed on, after its roster was fixed."""
-    entries = tuple(member.entry for member in members_of(session, group.id))
-    return _agreed(terms_of(session, group), entries, authority.raw)
+
+    def read() -> Agreement:
+        entries = tuple(member.entry for member in members_of(session, group.id))
+        return _agreed(terms_of(session, group), entries, authority.raw)
+
+    return once(session, group.id, "agreement", read)
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,20 +163,49 @@ def _agreed(terms: Terms, entries: tuple[bytes, ...], authority: bytes) -> Agree
     return agree(terms, [Entry.from_raw(entry) for entry in entries], PublicKey(authority))
 
 
+def roster_of(session: Session, group: Group) -> list[Place]:
+    """The members of a group whose roster was fixed in an earlier transaction, by position."""
+    return once(session, group.id, "roster", lambda: members_of(session, group.id))
+
+
+def position_of(session: Session, group: Group, device_id: str) -> int | None:
+    """The place of a device in the roster; None where it has none."""
+    places = once(
+        session, group.id, "places", lambda: {one.device_id: one.position for one in roster_of(session, group)}
+    )
+    return places.get(device_id)
+
+
+def sharers_of(session: Session, group: Group) -> set[str]:
+    """The devices that shared, of a group that no longer takes shares."""
+    return once(session, group.id, "sharers", lambda: who_sent(session, group.id, Step.SHARES))
+
+
+def masked_of(session: Session, group: Group) -> set[str]:
+    """The devices whose reports are in the sum, of a group that no longer takes reports."""
+    return once(session, group.id, "masked", lambda: who_reported(session, group.id))
+
+
 def who_sent(session: Session, group_id: str, step: Step) -> set[str]:
     """The devices whose step is here."""
-    return set(session.exec(select(StepRow.device_id).where(StepRow.group_id == group_id, StepRow.step == step)).all())
+    return set(session.connection().execute(_SENT, {"group": group_id, "step": step.value}).scalars())
+
+
+_SENT = select(col(StepRow.device_id)).where(
+    col(StepRow.group_id) == bindparam("group"), col(StepRow.step) == bindparam("step")
+)
 
 
 def who_reported(session: Session, group_id: str) -> set[str]:
     """The devices whose report is here: once masking is over, those whose reports are in the sum."""
-    return set(
-        session.exec(
-            select(Participation.device_id)
-            .join(Report, col(Report.participation_id) == col(Participation.id))
-            .where(Report.group_id == group_id)
-        ).all()
-    )
+    return set(session.connection().execute(_REPORTED, {"group": group_id}).scalars())
+
+
+_REPORTED = (
+    select(col(Participation.device_id))
+    .join(Report, col(Report.participation_id) == col(Participation.id))
+    .where(col(Report.group_id) == bindparam("group"))
+)
 
 
 def positions(members: Sequence[Place], devices: set[str]) -> Members:

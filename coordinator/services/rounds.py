@@ -257,6 +257,8 @@ def closes(session: Session, round_id: str, now: datetime) -> Verdict | None:
     plan = wire.decode(Plan, session.get_one(Task, round_.task_id).plan)
     deadline_passed = now >= round_.deadline_at
     if plan.summing is Summing.SECURE:
+        if any(is_secure(group) for group in live_groups(session, round_id)):
+            return None  # as `secure_closing` says; it is asked often while groups are at work
         secure, fewest = _secure_tally(session, round_id), fewest_of(plan)
         settings = read_settings(session.get_one(Task, round_.task_id).settings)
         groups = max(1, secure.chosen // _for_one_group(plan, settings))

@@ -166,18 +166,14 @@ def moves_on(session: Session, group: Group, now: datetime) -> bool:
 def count(session: Session, group: Group) -> Count:
     """Who is awaited in the phase of a group, and who has answered."""
     phase = GroupPhase(group.phase)
-    asked, answered = _asked(session, group), _answered(session, group)
-    if phase is GroupPhase.FORMING:
-        alive = answered & _able(session, group.id)  # who joined and gave up is no member
-        return Count(
-            awaited=len(asked & _able(session, group.id)),
-            answered=len(alive),
-            quorum=fewest_of(read_plan(task_of(session, group)[1].plan)),
-        )
+    able, answered = _able(session, group.id), _answered(session, group)
+    if phase is GroupPhase.FORMING:  # all participants are asked; who joined and gave up is no member
+        fewest = fewest_of(read_plan(task_of(session, group)[1].plan))
+        return Count(awaited=len(able), answered=len(answered & able), quorum=fewest)
     threshold, quorum = thresholds_of(terms_of(session, group), size_of(session, group.id))
     shares_open = phase in (GroupPhase.CONFIRMING, GroupPhase.UNMASKING)
     return Count(
-        awaited=len(answered | (asked & _able(session, group.id))),
+        awaited=len(answered | (_asked(session, group) & able)),
         answered=len(answered),
         quorum=threshold if shares_open else quorum,
     )
@@ -195,10 +191,8 @@ def _able(session: Session, group_id: str) -> set[str]:
 
 
 def _asked(session: Session, group: Group) -> set[str]:
-    """From whom the step of the group's phase is taken."""
+    """From whom the step of the group's phase is taken, once its roster is fixed."""
     phase = GroupPhase(group.phase)
-    if phase is GroupPhase.FORMING:
-        return set(session.exec(select(Participation.device_id).where(Participation.group_id == group.id)).all())
     if phase is GroupPhase.SHARING:
         return {member.device_id for member in members_of(session, group.id)}
     if phase is GroupPhase.MASKING:
