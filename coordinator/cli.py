@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from coordinator.commands import cohorts, devices, doctor, home, populations, releases, serving, tasks, tenants
+from coordinator.commands import cohorts, devices, doctor, home, populations, privacy, releases, serving, tasks, tenants
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +42,7 @@ for _name, _group in (
     ("tasks", tasks.tasks),
     ("devices", devices.devices),
     ("releases", releases.releases),
+    ("privacy", privacy.privacy),
 ):
     app.add_typer(_group, name=_name)
 

@@ -16,7 +16,7 @@ from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
 from coordinator.group_work import GroupWork
 from coordinator.housekeeping import HEARTBEAT_S, House
-from coordinator.services import hiding, measuring, rounds, sums, updates
+from coordinator.services import hiding, ledger, measuring, rounds, sums, updates
 from coordinator.services.retention import Keep
 from coordinator.services.secure_groups import Charge, charge_nothing
 from coordinator.store import news
@@ -99,8 +99,15 @@ class Worker:
         """Give open rounds back the time of the outage, if no other worker did. Before the first look."""
         with self._database.writing() as session:
             down_s = rounds.move_deadlines(session, database_now(session))
+        self._check_ledgers()
         if down_s > HEARTBEAT_S * 3:
             _log.warning("was down for %.0f s; deadlines of open rounds were moved by as much", down_s)
+
+    def _check_ledgers(self) -> None:
+        """Say which privacy ledgers are not the ones that were written; their tasks end before anything is opened."""
+        with self._database.reading() as session:
+            for whose, problem in ledger.damaged(session).items():
+                _log.error("the privacy ledger of %s is damaged: %s", whose, problem.detail)
 
     def start(self) -> None:
         """Look until stopped, in a thread."""

@@ -21,6 +21,7 @@ from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Left, Problem
 from edge_runtime.protocol.errors import REFUSALS
 from edge_runtime.protocol.group import Appointment, StepTaken, Trained
+from edge_runtime.protocol.header import SignedRound
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, ReportComplete, ReportHeld
@@ -38,6 +39,7 @@ _MESSAGES: Final[Mapping[str, tuple[type | None, type | None]]] = {
     "release": (ReleaseQuery, Released),
     "bundle": (None, bytes),
     "checkpoint": (None, bytes),
+    "round_header": (None, SignedRound),
     "report": (bytes, Receipt),
     "report_held": (None, ReportHeld),
     "report_part": (bytes, ReportHeld),
@@ -197,7 +199,7 @@ def _model(schema: Tree) -> str:
 def _problem() -> Tree:
     codes = ", ".join(f"`{code}` ({status})" for code, status in sorted(STATUSES.items()) if code in REFUSALS)
     return {
-        "description": f"A refusal. Its code never changes its meaning: {codes}.",
+        "description": f"A refusal. Its code never changes its meaning: {codes}. One of privacy also has `reason` and `nearest`.",
         "content": {
             "application/problem+json": {
                 "schema": {"$ref": _REF.format(model="Problem")},

@@ -22,6 +22,8 @@ from coordinator.settings import PREFIX, Settings, unknown_variables
 from edge_runtime.protocol.errors import Refusal
 
 if TYPE_CHECKING:
+    from sqlmodel import Session
+
     from coordinator.store.database import Database
 
 CLOCK_S: Final = 5.0
@@ -158,12 +160,35 @@ def _inside(database: Database) -> Iterator[Finding]:
     with database.reading() as session:
         apart = abs((database_now(session) - utc_now()).total_seconds())
         known = tenants.tenants(session)
+        yield from _ledgers(session)
     yield _clock(apart)
     if any(one.tokens for one in known):
         yield Finding("tokens", Health.OK, ", ".join(f"{one.name}: {one.tokens}" for one in known))
     else:
         do = "`edgewise-coordinator tenants token NAME`" if known else "`edgewise-coordinator init`"
         yield Finding("tokens", Health.WARNING, "no operator could be let in", do)
+
+
+def _ledgers(session: Session) -> Iterator[Finding]:
+    """Each privacy ledger: whole or not, and how much of its budgets is gone."""
+    from coordinator.core.privacy.ledger import ALERTS
+    from coordinator.services import budgets, ledger
+
+    for whose in ledger.every(session):
+        what = f"ledger {whose}"
+        try:
+            book = ledger.read(session, whose)
+        except Refusal as problem:
+            yield Finding(what, Health.PROBLEM, problem.detail, "nothing is charged to it: restore it from a backup")
+            continue
+        states = budgets.budgets_of(book.account)
+        gone = ", ".join(f"{one.share:.0%} against the {one.opponent}" for one in states)
+        found = f"{book.head.count} entries, whole; {gone} spent or reserved; head {book.head.digest[:16]}…"
+        if any(one.share >= ALERTS[0] for one in states):
+            do = "fewer rounds, more noise, or a larger budget; at 100 % tasks end by themselves"
+            yield Finding(what, Health.WARNING, found, do)
+        else:
+            yield Finding(what, Health.OK, found)
 
 
 def _version(database: Database) -> Finding:

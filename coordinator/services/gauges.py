@@ -8,13 +8,14 @@ from sqlmodel import Session, col, func, select
 
 from coordinator.core.rounds import OPEN_PHASES, OPEN_STANDINGS, GroupPhase
 from coordinator.metrics import Reading
+from coordinator.store.privacy_tables import SpentRow
 from coordinator.store.tables import Group, Heartbeat, Participation, Report, Round, Task
 
 _ALIVE_GROUPS = (GroupPhase.REPORTING, GroupPhase.ADDING)
 
 
 def gauges(session: Session, now: datetime) -> Reading:
-    """Tasks by state, open rounds by phase, open participations, reports that wait, and the worker's last sign."""
+    """Tasks by state, open rounds by phase, what waits, what is gone of privacy budgets, and the worker's last sign."""
     tasks = session.exec(select(Task.state, func.count()).group_by(col(Task.state))).all()
     rounds = session.exec(
         select(Round.phase, func.count()).where(col(Round.phase).in_(OPEN_PHASES)).group_by(col(Round.phase))
@@ -29,6 +30,7 @@ def gauges(session: Session, now: datetime) -> Reading:
         .where(col(Group.phase).in_(_ALIVE_GROUPS), col(Report.chunk).is_(None))
     ).one()
     oldest = session.exec(select(func.min(Round.opened_at)).where(col(Round.phase).in_(OPEN_PHASES))).one()
+    spent = session.exec(select(SpentRow.opponent, func.max(SpentRow.share)).group_by(col(SpentRow.opponent))).all()
     heartbeat = session.get(Heartbeat, 1)
     return {
         ("edgewise_tasks", "Tasks by state."): {(("state", state),): float(count) for state, count in tasks},
@@ -39,6 +41,9 @@ def gauges(session: Session, now: datetime) -> Reading:
         ("edgewise_waiting_reports", "Reports received and not yet added."): {(): float(waiting)},
         ("edgewise_oldest_round_seconds", "Age of the oldest open round; 0 without one."): {
             (): 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+        },
+        ("edgewise_privacy_spent_share", "Largest share of a privacy budget that is gone, by opponent."): {
+            (("opponent", opponent),): share for opponent, share in spent
         },
         ("edgewise_worker_silence_seconds", "Since a worker last gave a sign; -1 before the first."): {
             (): -1.0 if heartbeat is None else max(0.0, (now - heartbeat.at).total_seconds())

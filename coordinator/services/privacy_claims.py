@@ -25,6 +25,7 @@ from coordinator.services.budgets import devices_of
 from coordinator.services.catalogue import population_named
 from coordinator.services.ledger import Book, Whose
 from coordinator.services.running import read_plan
+from coordinator.store.database import Database
 from coordinator.store.privacy_tables import ClaimRow
 from coordinator.store.tables import Task, Tenant
 from edge_runtime.protocol.errors import NotFound
@@ -240,46 +241,68 @@ class Claimed:
     release: int | None
 
 
-def judged(book: Book, delta: float, ask: SecondOpinion | None) -> list[tuple[Opponent, Opinion, Opinion | None]]:
-    """Claim what a ledger says against each opponent that its modes protect from; writes nothing, and may take seconds.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What may be claimed of a ledger as it stood.
+
+    Attributes:
+        opinions: Against each opponent that its modes protect from: the claim, and what another accountant says.
+    """
+
+    book: Book
+    opinions: tuple[tuple[Opponent, Opinion, Opinion | None], ...]
+
+
+def judge(database: Database, tenant: Tenant, population: str, find: Callable[[], SecondOpinion | None]) -> Judged:
+    """Claim what a ledger says, and ask somebody else; writes nothing, in no transaction, and may take seconds.
 
     Args:
-        delta: Where there is no budget to take it from.
-        ask: Asks another accountant; None where there is none.
+        find: Finds who is asked; only where something is claimed.
 
     Raises:
+        NotFound: The tenant has no population of this name.
+        LedgerDamaged: The ledger is not the one that was written.
         OpinionsDiffer: By more than 2 %: nothing may be released.
+        NotCovered: A second opinion is required, and nobody is there to ask.
     """
+    with database.reading() as session:
+        population_named(session, tenant, population)
+        book = ledger.read(session, Whose(tenant.name, population))
+        delta = default_target_delta(devices_of(session, tenant.name, population))
     tasks = _charged(book.account, None)
+    ask = find() if tasks else None
     found: list[tuple[Opponent, Opinion, Opinion | None]] = []
     for opponent in Opponent if tasks else ():
         at = target_delta_of(book.account, opponent, delta)
         epsilon, accountant = _epsilon(tasks, opponent, at)
-        if not math.isfinite(epsilon):
-            continue
-        own = Opinion(accountant, epsilon, at)
-        try:
-            claim, second = (own, None) if ask is None else ask(events_of(tasks, opponent), at)
-        except NotCovered:
-            claim, second = own, None
-        found.append((opponent, claim, second))
-    return found
+        if math.isfinite(epsilon):
+            own = Opinion(accountant, epsilon, at)
+            found.append((opponent, *_opinions(events_of(tasks, opponent), own, ask)))
+    return Judged(book, tuple(found))
 
 
-def record(
-    session: Session,
-    book: Book,
-    found: Sequence[tuple[Opponent, Opinion, Opinion | None]],
-    now: datetime,
-    release: int | None = None,
-) -> list[ClaimRow]:
-    """Keep what was claimed, beside its second opinion."""
+def _opinions(events: list[Event], own: Opinion, ask: SecondOpinion | None) -> tuple[Opinion, Opinion | None]:
+    if ask is None or own.epsilon == 0:
+        return own, None
+    try:
+        return ask(events, own.delta)
+    except NotCovered:  # no other accountant knows the mechanism
+        return own, None
+
+
+def record(session: Session, judged: Judged, now: datetime, release: int | None = None) -> list[ClaimRow]:
+    """Keep what is claimed, beside its second opinions; of a release, once."""
+    whose = judged.book.whose
+    if release is not None:
+        of_it = (ClaimRow.tenant == whose.tenant, ClaimRow.population == whose.population, ClaimRow.release == release)
+        if session.exec(select(ClaimRow).where(*of_it)).first() is not None:
+            return []
     rows = [
         ClaimRow(
             id=secrets.token_hex(16),
-            **book.whose._asdict(),
-            place=book.head.count,
-            digest=book.head.digest,
+            **whose._asdict(),
+            place=judged.book.head.count,
+            digest=judged.book.head.digest,
             opponent=opponent,
             target_delta=claim.delta,
             accountant=claim.accountant,
@@ -289,7 +312,7 @@ def record(
             release=release,
             at=now,
         )
-        for opponent, claim, second in found
+        for opponent, claim, second in judged.opinions
     ]
     session.add_all(rows)
     return rows

@@ -7,9 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from coordinator.core.privacy.participation import ParticipationLimits
+from coordinator.core.privacy.plans import limits_of
 from coordinator.core.rounds import (
     GROUP_STEPS,
     OPEN_PHASES,
@@ -38,6 +41,7 @@ from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskSta
 from coordinator.services import hiding, spending
 from coordinator.services.group_ends import end_group, is_secure
 from coordinator.services.group_terms import fewest_of
+from coordinator.services.running import read_plan
 from coordinator.services.spending import Room
 from coordinator.services.stops import stop_for
 from coordinator.store.group_tables import Member, Quarantine
@@ -162,11 +166,14 @@ def is_ready_to_choose(session: Session, round_id: str, now: datetime) -> bool:
     came = session.exec(select(func.count()).where(Candidate.round_id == round_id)).one()
     if came < wanted:
         return False
-    return session.exec(select(func.count()).select_from(_pool(round_id, now).subquery())).one() >= wanted
+    return session.exec(select(func.count()).select_from(_pool(task, round_, now).subquery())).one() >= wanted
 
 
-def _pool(round_id: str, now: datetime) -> SelectOfScalar[str]:
-    """The candidates of a round that are still here, work for no other round and are not in quarantine."""
+def _pool(task: Task, round_: Round, now: datetime) -> SelectOfScalar[str]:
+    """The candidates of a round that are still here, work for no other round, are not in quarantine, and may take part.
+
+    How often a device takes part is for the device to enforce; here it is checked as far as reports are remembered.
+    """
     kept_out = (
         select(Quarantine.device_id).where(Quarantine.device_id == Candidate.device_id, Quarantine.until > now).exists()
     )
@@ -178,8 +185,29 @@ def _pool(round_id: str, now: datetime) -> SelectOfScalar[str]:
     return (
         select(Candidate.device_id)
         .join(Device, col(Device.id) == col(Candidate.device_id))
-        .where(Candidate.round_id == round_id, col(Device.left_at).is_(None), ~busy, ~kept_out)
+        .where(Candidate.round_id == round_.id, col(Device.left_at).is_(None), ~busy, ~kept_out)
+        .where(*_within_limits(task, round_.number, limits_of(read_plan(task.plan)), now))
     )
+
+
+def _within_limits(task: Task, number: int, limits: ParticipationLimits, now: datetime) -> list[ColumnElement[bool]]:
+    """Whether a candidate has been in few enough rounds of a task, long enough ago: `participation.barred`, in SQL."""
+    gave = (
+        select(func.count())
+        .select_from(Report)
+        .join(Participation, col(Participation.id) == col(Report.participation_id))
+        .join(Round, col(Round.id) == col(Participation.round_id))
+        .where(Participation.device_id == Candidate.device_id, Round.task_id == task.id)
+    )
+    found: list[ColumnElement[bool]] = []
+    if limits.most is not None:
+        found.append(gave.scalar_subquery() < limits.most)
+    if limits.separation > 1:
+        found.append(gave.where(Round.number > number - limits.separation).scalar_subquery() == 0)
+    if limits.least_gap_s > 0:
+        since = now - timedelta(seconds=limits.least_gap_s)
+        found.append(gave.where(Report.received_at > since).scalar_subquery() == 0)
+    return found
 
 
 def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
@@ -192,7 +220,7 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
         return False
     round_ = session.get_one(Round, round_id)
     task = session.get_one(Task, round_.task_id)
-    pool = session.exec(_pool(round_id, now)).all()
+    pool = session.exec(_pool(task, round_, now)).all()
     plan, settings = wire.decode(Plan, task.plan), read_settings(task.settings)
     if plan.summing is Summing.SECURE and len(pool) < fewest_of(plan):
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.POPULATION_TOO_SMALL, now)

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from sqlmodel import Session, select
 
 from coordinator.core.forecast import Forecast, Reach, Sizes, forecast
+from coordinator.core.privacy.plans import check_rounds_fixed
 from coordinator.core.task_settings import Change, TaskSettings, changed, changes, read_settings
-from coordinator.core.tasks import ENDED, TASK_STEPS, TaskEvent, TaskState
+from coordinator.core.tasks import ENDED, RUNNING, TASK_STEPS, TaskEvent, TaskState
 from coordinator.services.catalogue import check_version
 from coordinator.services.sums import plan_and_manifest
 from coordinator.services.tasks import check_settings, task_named
@@ -58,6 +59,7 @@ def change_task(
         NotFound: The tenant has no task of this name, or the settings name something that does not exist.
         PreconditionFailed: The task is not in the expected version.
         Malformed: These are no settings, or none for this plan.
+        ModeNotGiven: Correlated noise was planned for its number of rounds.
         Conflict: A field cannot change now; the sentence says which, and when it can.
     """
     task = task_named(session, tenant, name)
@@ -74,7 +76,10 @@ def change_task(
     for field in differing:
         if when[field] not in _ALLOWED[state]:
             raise Conflict(f"{field} cannot change while the task is {state}: {_WHEN[when[field]]}")
-    check_settings(session, after, wire.decode(Plan, task.plan))
+    plan = wire.decode(Plan, task.plan)
+    check_settings(session, after, plan)
+    if state in RUNNING and before.stop.rounds != after.stop.rounds:
+        check_rounds_fixed(plan)
     task.settings = wire.encode(after)
     task.state = TASK_STEPS[state, TaskEvent.CHANGED]
     if task.state == TaskState.DRAFT:

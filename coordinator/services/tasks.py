@@ -10,10 +10,12 @@ from typing import Final
 
 from sqlmodel import Session, col, select
 
+from coordinator.core.privacy.plans import check_not_weaker
 from coordinator.core.task_settings import TaskSettings, read_settings
-from coordinator.core.tasks import TASK_STEPS, Stop, TaskEvent, TaskState
+from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
 from coordinator.services.group_terms import fewest_of, plan_terms
 from coordinator.services.rounds import end_task, stop_selecting
+from coordinator.services.running import read_plan
 from coordinator.store.tables import (
     BundleRow,
     CheckpointRow,
@@ -49,6 +51,7 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
         UntrustedDocument, InvalidPlan, Malformed: The plan is not the tenant's, or not a plan.
         NotFound: Its population or checkpoint does not exist, or something that its settings name.
         Conflict: A task of this name exists with other content.
+        NoiseLowered: And it is running, under a plan that promises more.
         InvalidGroup: Sums of the plan's groups would not hide a report.
     """
     if not is_name(order.name):
@@ -59,6 +62,8 @@ def create_task(session: Session, tenant: Tenant, order: TaskOrder, now: datetim
     existing = session.exec(select(Task).where(Task.tenant == tenant.name, Task.name == order.name)).first()
     if existing is not None:
         if not _is_order_of(existing, order):
+            if existing.state in RUNNING:
+                check_not_weaker(read_plan(existing.plan), plan)
             raise Conflict(f"a task {order.name!r} exists with other content")
         return existing
     check_settings(session, order.settings, plan)

@@ -24,8 +24,8 @@ from edge_runtime.protocol.errors import Conflict, DigestMismatch, Malformed, No
 from edge_runtime.protocol.keys import PublicKey, SigningKey
 
 VERSION = 1
-LEFT_BEHIND = frozenset({"heartbeats", "idempotency", "leases", "nonces", "operator_tokens"})
-"""Of one coordinator, or secrets of one place: the tenant gets new tokens where it goes."""
+LEFT_BEHIND = frozenset({"heartbeats", "idempotency", "leases", "nonces", "operator_tokens", "privacy_noise"})
+"""Of one coordinator, or secrets of one place: where the tenant goes it gets new tokens, and noise is drawn anew."""
 _CONTEXT = b"edgewise tenant export 1\n"
 _FORMAT = "edgewise-tenant"
 _ALEMBIC = table("alembic_version", column("version_num"))
@@ -133,6 +133,9 @@ def _of_tenant(found: Table, tenant: str) -> Select[Any]:
         return select(found).where(found.c.name == tenant)
     if "tenant" in found.c:
         return select(found).where(found.c.tenant == tenant)
+    if "task_id" in found.c:
+        tasks = SQLModel.metadata.tables["tasks"]
+        return select(found).where(found.c.task_id.in_(select(tasks.c.id).where(tasks.c.tenant == tenant)))
     of_rounds = select(rounds.c.id).where(rounds.c.tenant == tenant)
     if "round_id" in found.c:
         return select(found).where(found.c.round_id.in_(of_rounds))
@@ -151,6 +154,9 @@ def _blobs_of(session: Session, tenant: str) -> list[tuple[BlobKind, str]]:
     tasks = SQLModel.metadata.tables["tasks"]
     states = select(tasks.c.optimiser_state_sha256).where(tasks.c.tenant == tenant)
     found += [(BlobKind.OPTIMISER_STATE, kept) for kept in session.connection().execute(states).scalars() if kept]
+    streams = SQLModel.metadata.tables["privacy_streams"]
+    rows = session.connection().execute(_of_tenant(streams, tenant)).mappings()
+    found += [(BlobKind.NOISE_STATE, row["buffers_sha256"]) for row in rows if row["buffers_sha256"]]
     return sorted(set(found))
 
 

@@ -123,7 +123,7 @@ def test_a_blob_that_a_crash_left_is_swept_when_no_round_can_name_it(
     one_round(home)
     left = [old(blobs, kind, b"left " + kind.value.encode()) for kind in BlobKind]
     assert sweep(database, blobs, START) == 0, "too young"
-    assert sweep(database, blobs, LATER) == 3
+    assert sweep(database, blobs, LATER) == 4
     kept = {path.parent.name for path in left if path.exists()}
     assert kept == {BlobKind.BUNDLE.value, BlobKind.CHECKPOINT.value}
 

@@ -241,14 +241,9 @@ def get_claims(population: str, tenant: TenantOf, parts: PartsOf, limit: Limit =
 @router.post(_PER_POPULATION + "/claims")
 def post_claims(population: str, tenant: TenantOf, parts: PartsOf) -> list[Claimed]:
     """Claim what the ledger says now, with a second opinion where one is to be had; refused when both differ by 2 %."""
-    with parts.database.reading() as session:
-        catalogue.population_named(session, tenant, population)
-        book = ledger.read(session, Whose(tenant.name, population))
-        delta = default_target_delta(budgets.devices_of(session, tenant.name, population))
-    found = privacy_claims.judged(book, delta, parts.second_opinion())
+    judged = privacy_claims.judge(parts.database, tenant, population, parts.second_opinion)
     with parts.database.writing() as session:
-        rows = privacy_claims.record(session, book, found, parts.now())
-        return [privacy_claims.claimed_view(row) for row in rows]
+        return [privacy_claims.claimed_view(row) for row in privacy_claims.record(session, judged, parts.now())]
 
 
 @router.post("/privacy/plan")

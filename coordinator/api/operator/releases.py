@@ -10,7 +10,7 @@ from pydantic import Field
 from coordinator.api.operator.access import Body, OperatorRoute, TenantOf
 from coordinator.api.parts import PartsOf
 from coordinator.core.releases import PPM
-from coordinator.services import releases
+from coordinator.services import privacy_claims, releases
 from coordinator.store.tables import Release
 
 router = APIRouter(prefix="/populations/{population}/releases", route_class=OperatorRoute, tags=["releases"])
@@ -44,13 +44,17 @@ def list_releases(population: str, tenant: TenantOf, parts: PartsOf) -> list[Rel
 
 @router.post("")
 def post_release(population: str, wanted: ReleaseRequest, tenant: TenantOf, parts: PartsOf) -> ReleaseView:
-    """Offer a model version to a share of the devices."""
+    """Offer a model version to a share of the devices; what is claimed of its privacy is kept beside it.
+
+    Refused where two accountants differ about the claim, or the ledger is damaged.
+    """
+    judged = privacy_claims.judge(parts.database, tenant, population, parts.second_opinion)
     with parts.database.writing() as session:
-        return _view(
-            releases.create_release(
-                session, tenant, population, wanted.checkpoint_sha256, _ppm(wanted.share), parts.now()
-            )
+        release = releases.create_release(
+            session, tenant, population, wanted.checkpoint_sha256, _ppm(wanted.share), parts.now()
         )
+        privacy_claims.record(session, judged, parts.now(), release.number)
+        return _view(release)
 
 
 @router.put("/{number}/share")

@@ -13,7 +13,7 @@ from coordinator.core.privacy.correlated import sensitivity
 from coordinator.core.privacy.distributed import GroupNoise
 from coordinator.core.privacy.ledger import Cost, Purpose
 from coordinator.core.privacy.participation import ParticipationLimits
-from coordinator.core.privacy.refusals import ModeNotGiven
+from coordinator.core.privacy.refusals import ModeNotGiven, NoiseLowered
 from coordinator.core.privacy.settings import PrivacySettings, Sums
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
 from edge_runtime.protocol.plan import Kind, Plan, Summing
@@ -133,6 +133,40 @@ def check_schedule(plan: Plan, *, buffered: bool, rounds: int | None) -> None:
         raise ModeNotGiven("Correlated noise is planned for a number of rounds.", "Set stop.rounds.")
     if plan.kind is not Kind.TRAIN:
         raise ModeNotGiven("What is measured is no prefix sum.", "Choose central noise for evaluation.")
+
+
+def check_rounds_fixed(plan: Plan) -> None:
+    """Return if a running task may change its number of rounds.
+
+    Raises:
+        ModeNotGiven: The matrix of its correlated noise is for the rounds that it was started with.
+    """
+    if mode_of(plan) is Mode.CORRELATED:
+        raise ModeNotGiven(
+            "Correlated noise is planned for the rounds that the task was started with.",
+            "Let it end, and begin another from its newest model.",
+        )
+
+
+def check_not_weaker(before: Plan, after: Plan) -> None:
+    """Return if a plan promises no less than that of the running task whose name it bears.
+
+    Raises:
+        NoiseLowered: It does.
+    """
+    mode, limits = mode_of(before), limits_of(before)
+    if mode is Mode.NONE:
+        return
+    if mode_of(after) is not mode:
+        raise NoiseLowered(f"An active task keeps its mode, {mode}.", "End it and begin another task.")
+    if after.noise_multiplier < before.noise_multiplier:
+        raise NoiseLowered(
+            f"The noise multiplier would fall from {before.noise_multiplier:g} to {after.noise_multiplier:g}.",
+            f"Keep at least {before.noise_multiplier:g}, or end the task and begin another.",
+        )
+    most = after.most_participations
+    if after.separation < before.separation or (limits.most is not None and (most is None or most > limits.most)):
+        raise NoiseLowered("Devices could be in more rounds than was claimed.", "Keep the limits or narrow them.")
 
 
 def check_opponents(plan: Plan, opponents: frozenset[Opponent] | set[Opponent]) -> None:
