@@ -33,7 +33,7 @@ class Graph:
         Raises:
             ValueError: There is no such graph: a bug of the caller.
         """
-        if degree != size - 1 and not (0 < degree < size - 1 and degree % 2 == 0):
+        if degree != size - 1 and degree not in range(2, size - 1, 2):
             raise ValueError(f"there is no regular graph of degree {degree} with {size} members")
         order = {member: hashed(Domain.RING, context, member.to_bytes(4, "little")) for member in range(size)}
         ring = tuple(sorted(order, key=lambda member: order[member]))

@@ -52,7 +52,7 @@ class Recovery:
     """The secrets that open a sum: seeds of the survivors, mask keys of those who are gone; and who lied on the way."""
 
     seeds: Mapping[int, bytes] = field(repr=False)
-    keys: Mapping[int, AgreementKey] = field(repr=False)
+    keys: Mapping[int, AgreementKey]
     blamed: tuple[Blame, ...]
 
 

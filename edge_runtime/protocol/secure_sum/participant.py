@@ -140,7 +140,7 @@ class Received:
     """
 
     sharers: Members
-    pairs: Mapping[int, Pair] = field(repr=False)
+    pairs: Mapping[int, Pair]
     bad_boxes: Mapping[int, bytes] = field(repr=False)
     unsigned: Members
 

@@ -94,7 +94,7 @@ def regular(size: int, corrupt_permille: int, dropout_permille: int) -> Sharing:
             continue
         threshold = -((5 - 4 * (_most_corrupt(size, corrupt, degree) + degree)) // 8) + 1
         if _keeps_enough(size, surviving, degree, threshold):
-            return Sharing(degree=degree, threshold=max(threshold, 2))
+            return Sharing(degree=degree, threshold=threshold)
     raise InvalidGroup(f"no regular graph of {size} members is safe with so many corrupt or dropping ones")
 
 
@@ -111,17 +111,15 @@ def _stays_connected(size: int, degree: int, bad: int) -> bool:
 
 def _most_corrupt(size: int, corrupt: int, degree: int) -> int:
     """Bound 2: the smallest t1 with n · P[more than t1 of k neighbours are corrupt] ≤ 2^-41."""
-    limit, tail = comb(size, degree), 0
-    for found in range(min(degree, corrupt), -1, -1):
-        tail += comb(corrupt, found) * comb(size - corrupt, degree - found)
-        if tail * size << _SECURITY_BITS > limit:
-            return found
-    return 0
+    limit, tail, most = comb(size, degree), 0, degree + 1
+    while tail * size << _SECURITY_BITS <= limit:
+        most -= 1
+        tail += comb(corrupt, most) * comb(size - corrupt, degree - most)
+    return most
 
 
 def _keeps_enough(size: int, surviving: int, degree: int, threshold: int) -> bool:
     """Bound 3: n · P[fewer than t of k neighbours survive] ≤ 2^-20."""
     gone = size - surviving
-    fewest = max(0, degree - gone)
-    tail = sum(comb(surviving, alive) * comb(gone, degree - alive) for alive in range(fewest, threshold))
+    tail = sum(comb(surviving, alive) * comb(gone, degree - alive) for alive in range(threshold))
     return threshold <= degree and tail * size << _CORRECTNESS_BITS <= comb(size, degree)

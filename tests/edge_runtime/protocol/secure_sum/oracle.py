@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -81,3 +82,34 @@ def tail(size: int, marked: int, drawn: int, numbers: range) -> float:
 
 def _ways(of: int, chosen: int) -> float:
     return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
+
+
+def regular(size: int, corrupt: int, gone: int) -> tuple[int, int]:
+    """Degree and threshold of the smallest graph that meets the three bounds, in exact fractions."""
+    for degree in range(2, size - 1, 2):
+        worst = next(most for most in range(degree + 1) if size * _beyond(size, corrupt, degree, most) <= _RARE)
+        threshold = math.ceil((worst + degree - Fraction(5, 4)) / 2) + 1
+        alone = sum(_exactly(size, size - gone, degree, alive) for alive in range(threshold))
+        connected = apart(size, degree, corrupt + gone) < _RARE
+        if connected and threshold <= degree and size * alone <= Fraction(1, 2**20):
+            return degree, threshold
+    raise ValueError("there is none")
+
+
+_RARE = Fraction(1, 2**41)
+
+
+def _beyond(size: int, marked: int, drawn: int, most: int) -> Fraction:
+    return sum((_exactly(size, marked, drawn, number) for number in range(most + 1, drawn + 1)), Fraction(0))
+
+
+def apart(size: int, degree: int, bad: int) -> Fraction:
+    """The bound on the probability that the honest who are left fall apart."""
+    if degree > bad:
+        return Fraction(0)
+    ways = Fraction(size * (size - degree - 1), 2)
+    return ways * Fraction(math.comb(size - degree, bad - degree), math.comb(size, bad))
+
+
+def _exactly(size: int, marked: int, drawn: int, number: int) -> Fraction:
+    return Fraction(math.comb(marked, number) * math.comb(size - marked, drawn - number), math.comb(size, drawn))

@@ -67,6 +67,14 @@ def test_a_message_of_another_length_is_malformed(kind: type[Any], parts: dict[s
         kind(**HEAD, **parts)
 
 
+@pytest.mark.parametrize(("kind", "parts"), MESSAGES, ids=[kind.__name__ for kind, _parts in MESSAGES])
+def test_no_message_of_another_version_or_group_is_made(kind: type[Any], parts: dict[str, Any]) -> None:
+    with pytest.raises(Malformed, match="version is 1"):
+        kind(version=2, group=GROUP, **parts)
+    with pytest.raises(Malformed, match="group is 32 hex digits"):
+        kind(version=1, group=GROUP[:-1], **parts)
+
+
 def test_a_roster_is_read_as_its_entries() -> None:
     entries = made().agreement.roster
     message = messages.Roster(version=1, group=GROUP, entries=b"".join(one.raw for one in entries))

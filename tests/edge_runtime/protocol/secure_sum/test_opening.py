@@ -221,8 +221,9 @@ def test_nobody_lacks_the_share_of_one_who_dealt_none() -> None:
 
 def test_a_sum_is_never_opened_for_fewer_than_the_quorum_or_for_strangers() -> None:
     play = played()
-    with pytest.raises(opening.NotOpened, match="3 reports"):
+    with pytest.raises(opening.NotOpened, match="3 reports") as refused:
         opening.recover(play.party.agreement, play.dealt, frozenset({0, 1, 2}), {})
+    assert (refused.value.detail, refused.value.blamed) == ("3 reports came where a sum has 4 or more", ())
     with pytest.raises(ContradictedGroup):
         opening.recover(play.party.agreement, {0: play.dealt[0]}, FIVE, {})
     with pytest.raises(opening.NotOpened, match="0 right shares"):

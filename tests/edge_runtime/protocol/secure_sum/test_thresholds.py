@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from edge_runtime.protocol.errors import InvalidGroup, Malformed
 from edge_runtime.protocol.keys import digest
+from edge_runtime.protocol.secure_sum import thresholds
 from edge_runtime.protocol.secure_sum.graph import Graph
 from edge_runtime.protocol.secure_sum.members import decode_members, encode_members
 from edge_runtime.protocol.secure_sum.thresholds import Sharing, complete_threshold, corrupt_members, regular, sharing
+from tests.edge_runtime.protocol.secure_sum import oracle
 from tests.edge_runtime.protocol.secure_sum.oracle import tail
 
 
@@ -59,6 +62,49 @@ def test_the_three_bounds_hold_and_two_neighbours_fewer_break_one(size: int, cor
     assert not any(holds(found.degree - 2, threshold) for threshold in range(2, found.degree - 1))
 
 
+@pytest.mark.parametrize(
+    ("size", "corrupt", "dropout"),
+    [
+        (201, 0, 0), (201, 5, 0), (300, 5, 5), (600, 0, 10), (1000, 1, 1), (1000, 0, 2), (450, 60, 0), (201, 50, 50),
+        (1000, 300, 0), (500, 200, 1),
+    ],
+)  # fmt: skip
+def test_degree_and_threshold_are_those_of_exact_fractions(size: int, corrupt: int, dropout: int) -> None:
+    """Of each bound there is a row that it alone decides; with nobody corrupt or silent, two neighbours are enough."""
+    found = regular(size, corrupt, dropout)
+    assert (found.degree, found.threshold) == oracle.regular(size, size * corrupt // 1000, size * dropout // 1000)
+
+
+@pytest.mark.parametrize(
+    ("size", "degree", "bad", "holds"),
+    [(551, 40, 214, True), (288, 12, 17, True), (968, 42, 374, False), (703, 12, 29, False), (201, 10, 9, True),
+     (201, 4, 4, False)],
+)  # fmt: skip
+def test_the_first_bound_is_exact_where_a_ten_thousandth_decides(size: int, degree: int, bad: int, holds: bool) -> None:
+    assert (oracle.apart(size, degree, bad) < Fraction(1, 2**41)) == holds
+    assert thresholds._stays_connected(size, degree, bad) == holds
+
+
+def test_the_largest_group_has_a_thousand_members() -> None:
+    assert sharing(1000, corrupt=0, corrupt_permille=0, dropout_permille=0) == Sharing(2, 2)
+    assert sharing(3, corrupt=0, corrupt_permille=0, dropout_permille=0) == Sharing(2, 3)
+
+
+def test_members_lie_on_a_ring_by_the_hash_of_context_and_position() -> None:
+    """As the page says it: neighbours are the k/2 on either side."""
+    context = digest(b"a ring")
+    graph = Graph.of(11, 4, context)
+    hashes = [oracle.framed(b"edgewise/secsum/1/ring", context, one.to_bytes(4, "little")) for one in range(11)]
+    ring = sorted(range(11), key=hashes.__getitem__)
+    for place, member in enumerate(ring):
+        assert graph.neighbours(member) == {ring[(place + step) % 11] for step in (-2, -1, 1, 2)}
+
+
+@pytest.mark.parametrize("degree", [2, 8, 9])
+def test_a_graph_of_every_degree_that_can_be_is_made(degree: int) -> None:
+    assert len(Graph.of(10, degree, digest(b"")).neighbours(3)) == degree
+
+
 @given(size=st.integers(3, 200), corrupt_permille=st.integers(0, 300))
 def test_on_a_complete_graph_no_split_view_gives_both_secrets(size: int, corrupt_permille: int) -> None:
     """The honest give one kind of share each, the corrupt both: not enough for a threshold of each kind."""
@@ -88,8 +134,8 @@ def test_on_a_regular_graph_no_split_view_gives_both_secrets(size: int, corrupt:
 
 @pytest.mark.parametrize(
     ("size", "corrupt", "corrupt_permille", "dropout_permille"),
-    [(2, 0, 0, 0), (1001, 0, 0, 0), (0, 0, 0, 0), (-5, 0, 0, 0), (10, 9, 0, 0), (10, 0, 1000, 0), (10, 0, 0, 1000),
-     (10, 0, -1, 0), (10, -1, 0, 0), (500, 0, 450, 450), (3, 2, 0, 0)],
+    [(200, 0, 0, -1), (200, 0, 0, 1000), (2, 0, 0, 0), (1001, 0, 0, 0), (0, 0, 0, 0), (-5, 0, 0, 0), (10, 9, 0, 0),
+     (10, 0, 1000, 0), (10, 0, 0, 1000), (10, 0, -1, 0), (10, -1, 0, 0), (500, 0, 450, 450), (3, 2, 0, 0)],
 )  # fmt: skip
 def test_a_group_without_a_safe_threshold_is_refused(
     size: int, corrupt: int, corrupt_permille: int, dropout_permille: int
