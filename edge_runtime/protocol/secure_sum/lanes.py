@@ -212,7 +212,7 @@ class Lanes:
         signed = self._centred(lanes)
         if signed[-ZERO_LANES:].any():
             raise LanesOutOfRange("the four zero lanes are not zero")
-        if max(int(signed.max(initial=0)), -int(signed.min(initial=0))) > self.bound:
+        if max(int(signed.max()), -int(signed.min())) > self.bound:
             raise LanesOutOfRange(f"a lane is outside ±{self.bound}")
 
     def open_sum(self, total: LaneVector, parameters: int | None = None) -> npt.NDArray[np.float64]:

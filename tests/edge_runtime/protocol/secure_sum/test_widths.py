@@ -79,6 +79,77 @@ def test_narrow_lanes_leave_nine_deviations_of_the_sum(bits: int, most: int, noi
     assert 9 * math.sqrt(variance) == pytest.approx(2 ** (bits - 1))
 
 
+@pytest.mark.parametrize("bits", [20, 21, 22, 23])
+@pytest.mark.parametrize(("most", "norm", "noise"), [(3, 1.0, 0.0), (200, 0.5, 0.3), (1000, 4.0, 1.0)])
+def test_the_scale_of_narrow_lanes_is_that_of_the_page(bits: int, most: int, norm: float, noise: float) -> None:
+    """√(2^(2b) - 81 n) / (18 √(C² n²/4096 + n σ²)), to the last digits: rounding's share of the range is small."""
+    lanes = replace(lanes_of(bits, most), clipping_norm=norm, noise_multiplier=noise, honest_survivors=2)
+    variance = norm**2 * most**2 / 4096 + most * (noise * norm) ** 2 / 2
+    assert math.isclose(lanes.scale, math.sqrt(4**bits - 81 * most) / (18 * math.sqrt(variance)), rel_tol=1e-14)
+
+
+def test_the_bound_of_a_lane_is_the_norm_nine_deviations_and_rounding_or_all_of_the_range() -> None:
+    assert lanes_of(24, 1).bound == 2**23 - 1
+    assert lanes_of(24, 3).bound == (2**23 - 1) // 3
+    assert lanes_of(20, 1).bound == 2**19 - 1, "after rotation the norm would be more than the range"
+    noisy = replace(lanes_of(24, 100, noise_multiplier=0.5, honest_survivors=4), clipping_norm=2.0)
+    assert noisy.bound == math.ceil(noisy.scale * (2.0 + 9 * 0.5)) + 1
+    narrow = lanes_of(22, 100)
+    assert narrow.bound == math.ceil(narrow.scale) + 1
+
+
+def test_the_norm_of_the_integers_is_that_of_the_page_for_any_clipping_norm() -> None:
+    for bits, parameters, padded in ((24, 100, 100), (20, 100, 4096)):
+        lanes = replace(lanes_of(bits, 50, noise_multiplier=1.0), clipping_norm=3.0)
+        steps = 3.0 * lanes.scale
+        expected = math.sqrt(steps**2 + padded / 4 + steps + math.sqrt(padded) / 2)
+        assert math.isclose(lanes.rounded_norm(parameters), expected, rel_tol=1e-14)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_float32_adds_to_the_norm_is_cut_off(sign: int) -> None:
+    """.1 is more in float32 than in float64: at 32 bits, alone in a sum, by 31 steps beyond what a lane can hold."""
+    lanes = Lanes(bits=32, clipping_norm=0.1, max_participants=1)
+    value = np.float32(0.1 * sign)
+    assert abs(float(value)) > 0.1
+    signed = lanes.encode(np.asarray([value, 0.0], np.float32), np.random.default_rng(0)).view(np.int32)
+    assert abs(int(signed[0]) - sign * (2**31 - 2)) <= 1
+    assert not signed[1:].any()
+
+
+@pytest.mark.parametrize("value", [1.01, -1.01])
+def test_a_value_beyond_the_norm_on_either_side_is_refused(value: float) -> None:
+    lanes, rng = lanes_of(24, 3), np.random.default_rng(0)
+    with pytest.raises(LanesOutOfRange, match="a value of the delta is beyond"):
+        lanes.encode(np.asarray([0.0, value], np.float32), rng)
+    assert lanes.encode(np.asarray([0.0, value / 1.01], np.float32), rng).size == 6
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_no_number_is_named(value: float) -> None:
+    for delta in ([value], [0.5, value, -0.5]):
+        with pytest.raises(LanesOutOfRange, match="not finite"):
+            lanes_of(24, 3).encode(np.asarray(delta, np.float32), np.random.default_rng(0))
+
+
+def test_the_norm_that_noise_must_hide_is_of_all_blocks_together() -> None:
+    """Three blocks of values, each of them below the norm, and together above it."""
+    lanes = lanes_of(24, 10, noise_multiplier=1.0)
+    delta = np.full(3 * (1 << 14), 1.4 / math.sqrt(3 * (1 << 14)), np.float32)
+    with pytest.raises(LanesOutOfRange, match="the delta is beyond the clipping norm"):
+        lanes.encode(delta, np.random.default_rng(0))
+    assert lanes.encode(delta / np.float32(1.5), np.random.default_rng(0)).size == delta.size + 4
+
+
+def test_each_lane_is_rounded_by_itself() -> None:
+    lanes = lanes_of(24, 3)
+    delta = np.full(400, (1000 + 0.5) / lanes.scale, np.float32)
+    found = np.bincount(lanes.encode(delta, np.random.default_rng(1))[:-ZERO_LANES] - 999, minlength=3)
+    assert found.sum() == 400
+    assert found[1] > 100
+    assert found[2] > 100
+
+
 def test_noise_and_participants_make_the_scale_coarser() -> None:
     for bits in (20, 24):
         scales = [lanes_of(bits, 100, noise_multiplier=noise).scale for noise in (0.0, 0.1, 1.0)]
