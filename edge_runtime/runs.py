@@ -27,7 +27,7 @@ from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.protocol.secure_sum.lanes import Delta
-from edge_runtime.session.visit import verified_plan
+from edge_runtime.session.visit import round_header, verified_plan
 from edge_runtime.training import Batches, Finished, beginning, resume
 
 
@@ -82,13 +82,30 @@ class Run:
     def _admit(self, plan: Plan) -> None:
         """Hold this participation against the plan's limits, on disk before anything is trained.
 
+        Rounds are those of the signed header; it is asked for once.
+
         Raises:
             Barred: It would be one too many, or too early.
+            Refusal: The header does not hold.
+            Interrupted, Unreachable: As `Exchange.drive`.
         """
+        held = self._held
+        if not plan.limited or held.counted_as is not None:
+            return
+        self._exchange.drive(
+            round_header(
+                held.participation,
+                plan,
+                self._device.roots.coordinator,
+                plan_sha256=digest(held.plan).hex(),
+                round_=held.round,
+                checkpoint_sha256=held.checkpoint_sha256,
+            )
+        )
         reasons: list[Outcome | None] = []
 
         def change(state: State) -> State:
-            after, reason = admitted(state, plan, digest(self._held.plan).hex())
+            after, reason = admitted(state, plan, digest(held.plan).hex())
             reasons.append(reason)
             return after
 

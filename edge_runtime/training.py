@@ -322,6 +322,8 @@ def _check_plan(plan: Plan, model: Model, examples: Batches) -> None:
         raise InvalidPlan("the plan is for another bundle")
     if plan.batch_size > manifest.batch_size:
         raise InvalidPlan(f"batches of {plan.batch_size} do not fit a graph for {manifest.batch_size}")
+    if plan.adaptive is not None:
+        raise InvalidPlan("the plan's clipping norm adapts, and this version of the runtime keeps it fixed")
     if plan.example_clipping_norm is not None and not manifest.hides_examples:
         raise InvalidPlan("the plan hides examples, and the bundle was exported without private steps")
     if isinstance(examples, Examples):

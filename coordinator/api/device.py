@@ -20,7 +20,7 @@ from coordinator.api.parts import (
     signed_body,
     target_of,
 )
-from coordinator.services import devices, releases, reports
+from coordinator.services import devices, releases, reports, round_headers
 from coordinator.store.blobs import BlobKind
 from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import database_now
@@ -29,6 +29,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CHECK_IN_PATH, bundle_path, checkpoint_path
 from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol
 from edge_runtime.protocol.errors import BodyTooLarge, NotFound, Refusal, ReportLength, Unavailable
+from edge_runtime.protocol.header import header_path
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
 from edge_runtime.protocol.report import (
@@ -100,6 +101,17 @@ async def bundle(sha256: str, request: Request, parts: PartsOf) -> Response:
 async def checkpoint(sha256: str, request: Request, parts: PartsOf) -> Response:
     """The immutable bytes of a checkpoint; range requests resume a download."""
     return await _blob(request, parts, BlobKind.CHECKPOINT, sha256, reports.note_download)
+
+
+@router.get(header_path("{participation}"))
+async def round_header(participation: str, request: Request, parts: PartsOf) -> Response:
+    """The signed header of the participation's round: its number in the task, and its clipping norm."""
+    claim, _body = await signed_body(request, 0)
+    return message(
+        await as_device(
+            request, parts, claim, lambda s, device, _now: round_headers.header_for(s, device, participation, parts.key)
+        )
+    )
 
 
 @router.put(report_path("{participation}"))

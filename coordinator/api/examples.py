@@ -32,6 +32,7 @@ from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left
 from edge_runtime.protocol.errors import Conflict, NotFound, OperatorUnauthorised, Unavailable
 from edge_runtime.protocol.group import Appointment, StepTaken, Trained
+from edge_runtime.protocol.header import SignedRound
 from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
@@ -79,6 +80,7 @@ def _messages() -> Iterator[object]:
     yield Receipt(version=1, participation=_ID, report_sha256=_NEXT, retry_after_s=86400.0)
     yield OutcomeNote(version=1, reason=Outcome.BATTERY_LOW, costs=None)
     yield OutcomeNoted(version=1, retry_after_s=3600.0)
+    yield SignedRound(version=1, header=b"{}", signature=bytes(64))
     yield Trained(version=1)
     yield Appointment(version=1, task=_ID, in_s=120.0, window_s=60.0, group=None)
     yield StepTaken(version=1)

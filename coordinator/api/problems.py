@@ -28,6 +28,7 @@ STATUSES: Mapping[str, int] = {
     "conflict": 409,
     "conflicting-report": 409,
     "contradicted-group": 409,
+    "contradicted-round": 409,
     "device-left": 410,
     "device-storage-full": 507,
     "digest-mismatch": 422,

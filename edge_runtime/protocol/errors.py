@@ -212,6 +212,10 @@ class GroupEnded(Refusal):
     code, title = "group-ended", "The group came to nothing, or is over"
 
 
+class ContradictedRound(Refusal):
+    code, title = "contradicted-round", "The round's header contradicts the plan or the assignment"
+
+
 class BoxNotOpened(Refusal):
     code, title = "box-not-opened", "A sealed box of shares does not open, or holds other shares than were promised"
 

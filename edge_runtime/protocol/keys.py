@@ -31,6 +31,7 @@ class Domain(StrEnum):
     BUNDLE = "edgewise/bundle/v1"
     CHECKPOINT = "edgewise/checkpoint/v1"
     PLAN = "edgewise/plan/v1"
+    ROUND = "edgewise/round/v1"
 
 
 @dataclass(frozen=True, slots=True)

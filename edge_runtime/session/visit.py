@@ -29,7 +29,8 @@ from edge_runtime.protocol.errors import (
     Unavailable,
 )
 from edge_runtime.protocol.group import Opened
-from edge_runtime.protocol.keys import TrustRoots, digest
+from edge_runtime.protocol.header import RoundHeader, SignedRound, header_path, verify_header
+from edge_runtime.protocol.keys import PublicKey, TrustRoots, digest
 from edge_runtime.protocol.plan import Plan, Summing, verify_plan
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.release import RELEASE_PATH, Released, ReleaseQuery
@@ -203,6 +204,19 @@ def fetch_checkpoint(sha256: str, bundle: Bundle, roots: TrustRoots) -> Session[
     )
 
 
+def round_header(
+    participation: str, plan: Plan, key: PublicKey, *, plan_sha256: str, round_: int, checkpoint_sha256: str
+) -> Session[RoundHeader]:
+    """Ask for the header of the round that was assigned, and verify it.
+
+    Raises:
+        Refusal: The coordinator refused, did not sign it, or it is of another round.
+    """
+    body = accepted((yield Request("GET", header_path(participation))))
+    signed = wire.decode(SignedRound, body)
+    return verify_header(signed, key, plan, plan_sha256=plan_sha256, round_=round_, checkpoint_sha256=checkpoint_sha256)
+
+
 def _take_part(
     assignment: Assignment, offer: Offer, roots: TrustRoots, bundles: Bundles, train: Train, sums: Sums | None
 ) -> Session[VisitEnd]:
@@ -211,6 +225,16 @@ def _take_part(
         plan = verified_plan(assignment.plan, assignment.plan_signature, offer.tenant, offer.population, roots)
         if plan.summing is Summing.SECURE and sums is None:
             raise InvalidGroup("this device sums in no group")
+        plan_sha256 = digest(assignment.plan).hex()
+        if plan.limited:
+            yield from round_header(
+                assignment.participation,
+                plan,
+                roots.coordinator,
+                plan_sha256=plan_sha256,
+                round_=assignment.round,
+                checkpoint_sha256=assignment.checkpoint_sha256,
+            )
         refused_as = Outcome.BUNDLE_REFUSED
         bundle = yield from fetch_bundle(plan.bundle_sha256, roots, bundles)
         refused_as = Outcome.CHECKPOINT_REFUSED
@@ -222,7 +246,7 @@ def _take_part(
             plan=plan,
             bundle=bundle,
             checkpoint=checkpoint,
-            plan_sha256=digest(assignment.plan).hex(),
+            plan_sha256=plan_sha256,
         )
         report = train(work)
         if plan.summing is Summing.SECURE and sums is not None and isinstance(report, bytes):

@@ -33,6 +33,7 @@ from edge_runtime.protocol.errors import (
     Unavailable,
     UnknownDevice,
 )
+from edge_runtime.protocol.header import RoundHeader, SignedRound, header_path, sign_header
 from edge_runtime.protocol.keys import PublicKey, SigningKey, TrustRoots, device_id, digest
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
 from edge_runtime.protocol.policy import Policy
@@ -214,7 +215,22 @@ class FakeCoordinator:
         for path, raw in self._blobs().items():
             if request.path == path:
                 return Response(200, raw)
+        for assignment in self._given.values():
+            if request.path == header_path(assignment.participation):
+                return self._header(assignment)
         return self.participations.answer(device, request)
+
+    def _header(self, assignment: Assignment) -> SignedRound:
+        header = RoundHeader(
+            version=1,
+            tenant=self.tenant,
+            task=self.population,
+            round=assignment.round,
+            plan_sha256=digest(assignment.plan).hex(),
+            checkpoint_sha256=assignment.checkpoint_sha256,
+            clipping_norm=wire.decode(Plan, assignment.plan).clipping_norm,
+        )
+        return sign_header(header, COORDINATOR_KEY)
 
     def _signed(self, request: Request, headers: Mapping[str, str]) -> str:
         claim = claimed({name.lower(): value for name, value in headers.items()})

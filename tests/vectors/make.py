@@ -35,6 +35,7 @@ from edge_runtime.protocol.checkin import Assignment, CheckIn, CheckInAnswer, Re
 from edge_runtime.protocol.checkpoint import encode_checkpoint
 from edge_runtime.protocol.claims import AdaptiveNorm
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left, Problem
+from edge_runtime.protocol.header import RoundHeader, SignedRound, header_path
 from edge_runtime.protocol.keys import Domain, SigningKey, device_id, digest, sign_document
 from edge_runtime.protocol.measures import encode_measures
 from edge_runtime.protocol.plan import Close, Kind, MetricRange, Plan, Privacy, RateStep, Summing, sign_plan
@@ -708,6 +709,7 @@ def vectors() -> Iterator[tuple[str, Any]]:
             "report": report.report_path("{participation}"),
             "parts": report.parts_path("{participation}"),
             "outcome": report.outcome_path("{participation}"),
+            "round": header_path("{participation}"),
         },
     )
 
@@ -718,9 +720,58 @@ def vectors_3() -> Iterator[tuple[str, Any]]:
     yield "plan.json", plan_vectors_3()
 
 
+def header_vectors() -> dict[str, Any]:
+    """The header of a round that is right, and ones that are wrong for the plan and the assignment it stands beside."""
+    plan_sha256, checkpoint_sha256 = digest(wire.encode(PLAN_5)).hex(), digest(CHECKPOINT).hex()
+    header = RoundHeader(
+        version=1,
+        tenant="acme",
+        task="words",
+        round=7,
+        plan_sha256=plan_sha256,
+        checkpoint_sha256=checkpoint_sha256,
+        clipping_norm=0.75,
+    )
+
+    def signed(raw: bytes, key: SigningKey = COORDINATOR_KEY, domain: Domain = Domain.ROUND) -> dict[str, str]:
+        signature = sign_document(key, domain, digest(raw))
+        message = SignedRound(version=1, header=raw, signature=signature)
+        return {"raw": raw.hex(), "signature": signature.hex(), "message": wire.encode(message).decode()}
+
+    def changed(what: str, code: str = "contradicted-round", **fields: Any) -> dict[str, str]:
+        tree = {**json.loads(wire.encode(header)), **fields}
+        raw = json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()
+        return {"what": what, "code": code, **signed(raw)}
+
+    raw = wire.encode(header)
+    return {
+        "coordinator_key": COORDINATOR_KEY.public.raw.hex(),
+        "plan": wire.encode(PLAN_5).hex(),
+        "round": 7,
+        "checkpoint_sha256": checkpoint_sha256,
+        "right": signed(raw),
+        "wrong": [
+            {"what": "signed by the tenant", "code": "untrusted-document", **signed(raw, TENANT_KEY)},
+            {"what": "signed as a plan", "code": "untrusted-document", **signed(raw, domain=Domain.PLAN)},
+            changed("a later version", "unsupported-version", version=2),
+            changed("a round that is not counted from 1", "malformed", round=0),
+            changed("a task that has no name", "malformed", task=""),
+            changed("a plan that is named by no digest", "malformed", plan_sha256="00"),
+            changed("a clipping norm of zero", "malformed", clipping_norm=0.0),
+            changed("of another tenant", tenant="other"),
+            changed("of another round", round=8),
+            changed("of another plan", plan_sha256="0" * 64),
+            changed("of another checkpoint", checkpoint_sha256="0" * 64),
+            changed("a clipping norm below the plan's bounds", clipping_norm=0.0625),
+            changed("a clipping norm above the plan's bounds", clipping_norm=16.0),
+        ],
+    }
+
+
 def vectors_5() -> Iterator[tuple[str, Any]]:
     """The frozen files of version 5 by name."""
     yield "plan.json", plan_vectors_5()
+    yield "round-header.json", header_vectors()
 
 
 def _flipped(raw: bytes, position: int) -> bytes:

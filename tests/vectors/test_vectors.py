@@ -16,10 +16,11 @@ from edge_runtime.protocol import errors, reasons, wire
 from edge_runtime.protocol.bundle import verify_bundle
 from edge_runtime.protocol.checkin import CheckIn
 from edge_runtime.protocol.checkpoint import verify_checkpoint
-from edge_runtime.protocol.errors import ClockSkew, Refusal
+from edge_runtime.protocol.errors import ClockSkew, ContradictedRound, Refusal
+from edge_runtime.protocol.header import RoundHeader, SignedRound, sign_header, verify_header
 from edge_runtime.protocol.keys import PublicKey, digest
 from edge_runtime.protocol.measures import encode_measures
-from edge_runtime.protocol.plan import verify_plan
+from edge_runtime.protocol.plan import Plan, verify_plan
 from edge_runtime.protocol.report import lanes_of_report
 from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector
 from edge_runtime.protocol.signing import claimed, verify_body, verify_request
@@ -176,6 +177,55 @@ def test_a_frozen_plan_of_each_privacy_mode_is_read_and_determines_the_grid_of_i
     assert plan == make.PLANS_5[name]
     lanes = plan.lanes()
     assert (lanes.scale, lanes.noise, lanes.noise * lanes.scale) == (of["scale"], of["noise"], of["noise_steps"])
+
+
+def header_5() -> Vector:
+    found: Vector = json.loads((make.FOLDER_5 / "round-header.json").read_text())
+    return found
+
+
+def verified_header(of: Vector, signed: Vector) -> RoundHeader:
+    message = wire.decode(SignedRound, signed["message"].encode())
+    assert (message.header.hex(), message.signature.hex()) == (signed["raw"], signed["signature"])
+    raw = bytes.fromhex(of["plan"])
+    return verify_header(
+        message,
+        PublicKey(bytes.fromhex(of["coordinator_key"])),
+        wire.decode(Plan, raw),
+        plan_sha256=digest(raw).hex(),
+        round_=of["round"],
+        checkpoint_sha256=of["checkpoint_sha256"],
+    )
+
+
+def test_the_frozen_header_of_a_round_is_read() -> None:
+    of = header_5()
+    header = verified_header(of, of["right"])
+    assert (header.task, header.round, header.clipping_norm) == ("words", 7, 0.75)
+
+
+@pytest.mark.parametrize("vector", [pytest.param(one, id=one["what"]) for one in header_5()["wrong"]])
+def test_a_wrong_header_of_a_round_is_refused_by_name(vector: Vector) -> None:
+    with pytest.raises(Refusal) as refused:
+        verified_header(header_5(), vector)
+    assert refused.value.code == vector["code"]
+
+
+def test_without_an_adaptive_norm_a_rounds_norm_is_the_plans() -> None:
+    plan = make.PLANS_5["central"]
+    sha256 = digest(wire.encode(plan)).hex()
+    for norm, holds in ((plan.clipping_norm, True), (plan.clipping_norm / 2, False)):
+        header = RoundHeader(
+            version=1, tenant="acme", task="words", round=1, plan_sha256=sha256, checkpoint_sha256="0" * 64,
+            clipping_norm=norm,
+        )  # fmt: skip
+        signed, key = sign_header(header, make.COORDINATOR_KEY), make.COORDINATOR_KEY.public
+        asked = {"plan_sha256": sha256, "checkpoint_sha256": "0" * 64}
+        if holds:
+            assert verify_header(signed, key, plan, round_=1, **asked) == header
+        else:
+            with pytest.raises(ContradictedRound, match="clipping norm"):
+                verify_header(signed, key, plan, round_=1, **asked)
 
 
 @pytest.mark.parametrize("vector", [pytest.param(one, id=one["what"]) for one in plan_5()["wrong"]])

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from edge_runtime import Happened, Runtime
+from edge_runtime.conditions.fixed import IDEAL
 from edge_runtime.outcomes import SliceEnd
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.errors import NotFound
+from edge_runtime.protocol.header import RoundHeader, SignedRound, sign_header
+from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Privacy
 from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.session import Request, Response
+from edge_runtime.testing.coordinator import COORDINATOR_KEY
 from tests.edge_runtime.runtime.bench import Bench
 from tests.edge_runtime.runtime.halls import Hall
 
@@ -63,6 +72,63 @@ def test_the_device_holds_to_correlated_noise_though_the_coordinator_adds_it(hom
     """Whoever adds it, the claim rests on rounds that are far enough apart."""
     plan = {"privacy": Privacy.CORRELATED, "noise_multiplier": 6.0, "separation": 2}
     assert ends(home, 3, **plan) == ["reported", Outcome.PARTICIPATED_RECENTLY, "reported"]
+
+
+# --- the header of the round --------------------------------------------------------------------------------------
+
+
+def answering(home: Bench, changed: Callable[[RoundHeader], SignedRound | None]) -> None:
+    """A coordinator that answers otherwise when it is asked for a round's header; None: it knows of none."""
+
+    def transport(request: Request, headers: dict[str, str]) -> Response:
+        response = home.coordinator(request, headers)
+        if not request.path.endswith("/round"):
+            return response
+        header = wire.decode(RoundHeader, wire.decode(SignedRound, response.body).header)
+        found = changed(header)
+        return home.coordinator._problem(NotFound("nothing")) if found is None else Response(200, wire.encode(found))
+
+    home.transport = transport
+
+
+STRANGER = SigningKey(bytes(range(32)))
+LYING: dict[str, Callable[[RoundHeader], SignedRound | None]] = {
+    "of a later round": lambda header: sign_header(replace(header, round=header.round + 9), COORDINATOR_KEY),
+    "of another plan": lambda header: sign_header(replace(header, plan_sha256="0" * 64), COORDINATOR_KEY),
+    "of another checkpoint": lambda header: sign_header(replace(header, checkpoint_sha256="0" * 64), COORDINATOR_KEY),
+    "with another norm": lambda header: sign_header(replace(header, clipping_norm=1e3), COORDINATOR_KEY),
+    "by another key": lambda header: sign_header(header, STRANGER),
+    "not there": lambda _header: None,
+}
+
+
+@pytest.mark.parametrize("lie", LYING)
+def test_a_device_counts_no_round_whose_header_does_not_hold(home: Bench, lie: str) -> None:
+    answering(home, LYING[lie])
+    with home.runtime() as runtime:
+        end = next_round(home, runtime, separation=3)
+        assert runtime._device.state.taken == ()
+    assert (end.happened, end.reason) == (Happened.GAVE_UP, Outcome.PLAN_REFUSED)
+    assert home.engine.steps == 0
+
+
+def test_a_plan_without_limits_asks_for_no_header(home: Bench) -> None:
+    assert ends(home, 1) == ["reported"]
+    assert not [path for _method, path in home.coordinator.asked if path.endswith("/round")]
+
+
+def test_a_header_is_asked_for_once_in_a_participation(home: Bench) -> None:
+    def stopped(step: int) -> None:
+        home.clock.forward(0.6)
+        if step == 2:
+            home.source.conditions = replace(IDEAL, in_use=True)
+
+    home.engine.at_step = stopped
+    with home.runtime() as runtime:
+        assert next_round(home, runtime, separation=3).happened is Happened.INTERRUPTED
+        home.source.conditions = IDEAL
+        assert runtime.run_slice(600).happened is Happened.REPORTED
+    assert len([path for _method, path in home.coordinator.asked if path.endswith("/round")]) == 1
 
 
 @pytest.mark.parametrize("lost", ["all", "one"])
