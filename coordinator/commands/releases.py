@@ -29,7 +29,7 @@ def list_releases(
     edgewise-coordinator releases list digits
     """
     with connected(address, token_file) as operator:
-        found = operator.get(f"/populations/{part(population)}/releases").tree
+        found = operator.pages(f"/populations/{part(population)}/releases")
     show(as_json, found, lambda tree: _print(tree, population))
 
 

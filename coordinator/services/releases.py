@@ -15,6 +15,9 @@ from coordinator.store.tables import CheckpointRow, Device, Population, Release,
 from edge_runtime.protocol.errors import Malformed, NotFound
 from edge_runtime.protocol.release import Released, ReleaseQuery
 
+_LONGEST_CURSOR = 10
+"""Digits: numbers are no larger."""
+
 
 def release_for(session: Session, device: Device, query: ReleaseQuery) -> Released:
     """Name the newest release that includes the device; before the first one, the newest model of the newest task.
@@ -58,14 +61,19 @@ def _released(checkpoint: CheckpointRow, *, final: bool) -> Released:
     )
 
 
-def releases_of(session: Session, tenant: Tenant, population: str) -> Sequence[Release]:
-    """The releases of a population, newest first, withdrawn ones too.
+def releases_of(session: Session, tenant: Tenant, population: str, before: str, most: int) -> Sequence[Release]:
+    """The releases of a population, newest first, withdrawn ones too, from the first before a number.
 
     Raises:
         NotFound: The tenant has no population of this name.
+        Malformed: `before` is no number, and not empty.
     """
     population_named(session, tenant, population)
-    return _rows(session, tenant.name, population)
+    if before and not (before.isascii() and before.isdecimal() and len(before) <= _LONGEST_CURSOR):
+        raise Malformed("the cursor is not one that this list gave out")
+    of = (Release.tenant == tenant.name, Release.population == population)
+    query = select(Release).where(*of).order_by(col(Release.number).desc()).limit(most)
+    return session.exec(query.where(Release.number < int(before)) if before else query).all()
 
 
 def create_release(

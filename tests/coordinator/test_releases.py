@@ -105,6 +105,21 @@ def test_a_canary_reaches_its_share_and_the_rest_stays(versions: tuple[Home, lis
     assert [(one["number"], one["withdrawn_at"] is None) for one in listed] == [(2, False), (1, True)]
 
 
+def test_releases_are_listed_newest_first_in_pages(versions: tuple[Home, list[Phone], str, str]) -> None:
+    home, _phones, first, _newest = versions
+    for percent in range(1, 6):
+        release(home, first, percent / 100)
+    found, path = [], f"{RELEASES}?limit=2"
+    while path:
+        answer = home.operator("GET", path).raise_for_status()
+        assert len(answer.json()) <= 2
+        found += [one["number"] for one in answer.json()]
+        path = answer.links["next"]["url"].removeprefix("/v1/operator") if "next" in answer.links else ""
+    assert found == [5, 4, 3, 2, 1]
+    for cursor in ("x", "-1", "1.5", "9" * 30, "²"):
+        assert refusal(home.operator("GET", RELEASES, params={"cursor": cursor})) == "malformed"
+
+
 def test_the_same_release_again_changes_nothing(versions: tuple[Home, list[Phone], str, str]) -> None:
     home, _phones, first, newest = versions
     assert release(home, first, 0.5) == release(home, first, 0.5)

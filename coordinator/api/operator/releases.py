@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
-from coordinator.api.operator.access import Body, OperatorRoute, TenantOf
+from coordinator.api.operator.access import Body, Cursor, Limit, OperatorRoute, TenantOf, paged
 from coordinator.api.parts import PartsOf
 from coordinator.core.releases import PPM
 from coordinator.services import privacy_claims, releases
@@ -36,10 +36,19 @@ class ReleaseView(Body):
 
 
 @router.get("")
-def list_releases(population: str, tenant: TenantOf, parts: PartsOf) -> list[ReleaseView]:
+def list_releases(
+    request: Request,
+    response: Response,
+    population: str,
+    tenant: TenantOf,
+    parts: PartsOf,
+    limit: Limit = 100,
+    cursor: Cursor = "",
+) -> list[ReleaseView]:
     """The releases of a population, newest first."""
     with parts.database.reading() as session:
-        return [_view(row) for row in releases.releases_of(session, tenant, population)]
+        found = releases.releases_of(session, tenant, population, before=cursor, most=limit + 1)
+    return [_view(row) for row in paged(request, response, found, limit, lambda row: str(row.number))]
 
 
 @router.post("")
