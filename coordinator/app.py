@@ -72,7 +72,11 @@ def read_authority(settings: Settings) -> SigningKey | None:
 
 
 def check_ins_of(
-    settings: Settings, database: Database, now: Callable[[], datetime], metrics: Metrics
+    settings: Settings,
+    database: Database,
+    now: Callable[[], datetime],
+    metrics: Metrics,
+    moved: Callable[[], None],
 ) -> tuple[CheckIns, Desk[Knock, CheckInAnswer]]:
     """What answers the check-ins of this process, and the desk where they wait for it."""
 
@@ -81,7 +85,7 @@ def check_ins_of(
 
     desk: Desk[Knock, CheckInAnswer] = Desk(answer, settings.most_waiting)
     pace = Pace(Limits(), settings.check_ins_per_s, desk.waiting)
-    check_ins = CheckIns(database, now, pace, metrics.attributes_dropped)
+    check_ins = CheckIns(database, now, pace, metrics.attributes_dropped, moved)
     return check_ins, desk
 
 
@@ -128,7 +132,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     # On PostgreSQL the bell is rung by what transactions tell, this process's own too.
     worker = create_worker(settings, database, parts.blobs, (lambda: None) if database.is_postgres else parts.bell.ring)
     metrics = Metrics(_gauges_of(parts))
-    check_ins, desk = check_ins_of(settings, database, parts.now, metrics)
+    check_ins, desk = check_ins_of(settings, database, parts.now, metrics, worker.hint)
     app = DevicesFirst(
         title="Edgewise coordinator",
         version="1",
@@ -139,6 +143,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
         generate_unique_id_function=operation_id,
     )
     app.state.parts, app.state.worker, app.state.desk = parts, worker, desk
+    app.state.check_ins = check_ins
     app.state.draining = False
     app.state.metrics_token = settings.metrics_token
     app.state.metrics = metrics

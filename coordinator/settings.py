@@ -56,7 +56,12 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         0.0, ge=0, le=300, description="How long a process that is to stop still listens, while `/readyz` says so."
     )
-    worker_interval_s: float = Field(0.1, gt=0, le=60, description="Seconds between two looks at open rounds.")
+    worker_interval_s: float = Field(
+        0.1,
+        gt=0,
+        le=60,
+        description="Seconds between two looks at open rounds; on SQLite, where requests wake it, up to 10 times.",
+    )
     chunk_reports: int = Field(16, ge=1, le=10_000, description="Reports added up in one step of the worker.")
     lease_s: float = Field(
         15.0, ge=1, le=600, description="A worker that is silent for so long loses its tasks to the next one."

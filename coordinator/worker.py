@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from sqlmodel import Session, col, select
 
@@ -40,6 +41,11 @@ _log = logging.getLogger("edgewise.worker")
 
 Answer = TypeVar("Answer")
 
+_REST: Final = 4
+"""A worker rests so many times as long as its last look took, whoever hints: looking is a fifth of its time at most."""
+_UNHINTED: Final = 10
+"""On SQLite every request that moves a round hints; a tenth of the looks are enough for deadlines, a second apart."""
+
 
 class _Step(NamedTuple):
     """Something that may move."""
@@ -56,7 +62,7 @@ class Worker:
     of another task. What may be written about a task is decided by its lease: see `coordinator.claims`.
 
     Args:
-        interval_s: Seconds between two looks.
+        interval_s: Seconds between two looks; on SQLite, where a `hint` wakes it, up to ten times as many.
         chunk_reports: Reports added up in one step; memory holds one of them and one sum.
         changed: Is called after rounds opened, chose or ended: what held check-ins wait for. Other processes are told
             by the transaction itself.
@@ -92,6 +98,8 @@ class Worker:
         self._house = House(database, blobs, self._claims, holder, keep)
         self._groups = GroupWork(database, blobs, self._write, self._claims.hold, authority, charge)
         self._news = False
+        self._unhinted_s = interval_s if database.is_postgres else max(interval_s, min(1.0, _UNHINTED * interval_s))
+        self._hinted = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -117,8 +125,13 @@ class Worker:
     def stop(self) -> None:
         """Finish the step at hand, give back what is held, and stop; from any thread or signal handler, twice too."""
         self._stopping.set()
+        self._hinted.set()
         if self._thread is not None:
             self._thread.join()
+
+    def hint(self) -> None:
+        """Say that something may have moved, so that the next look is soon; from any thread, as often as one likes."""
+        self._hinted.set()
 
     def run(self) -> None:
         """Look until `stop`, and renew leases meanwhile: a step may take longer than they last."""
@@ -143,8 +156,9 @@ class Worker:
                 _log.exception("leases could not be renewed")
 
     def _run(self) -> None:
-        reachable = True
-        while not self._stopping.wait(self._interval_s):
+        reachable, took_s = True, 0.0
+        while not self._rest(took_s):
+            began_s = time.monotonic()
             try:
                 if not reachable:
                     self.resume()  # devices could not report either
@@ -157,6 +171,15 @@ class Worker:
             except Exception:
                 _log.exception("a look at the open rounds failed")
                 self._stopping.wait(5.0)
+            took_s = time.monotonic() - began_s
+
+    def _rest(self, took_s: float) -> bool:
+        """Rest until something may have moved; whether it is time to stop."""
+        if self._stopping.wait(min(self._interval_s, _REST * took_s)):
+            return True
+        self._hinted.wait(self._unhinted_s)
+        self._hinted.clear()
+        return self._stopping.is_set()
 
     def settle(self) -> None:
         """Look until nothing moves any more; then wake held check-ins, even if some round is in trouble."""

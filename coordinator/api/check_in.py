@@ -100,6 +100,8 @@ class DevicesFirst(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != CHECK_IN_PATH or scope["method"] != "POST":
             await super().__call__(scope, receive, send)
+            if scope["type"] == "http" and scope["method"] != "GET":
+                self.state.worker.hint()  # check-ins say for themselves whether anything moved
             return
         scope["app"], scope["endpoint"] = self, self.door
         try:

@@ -41,7 +41,7 @@ def buffered_sum(delta_sums: Iterable[tuple[Values, int]], exponent: float) -> V
     """
     total: Values | None = None
     for delta_sum, staleness in delta_sums:
-        weighted = delta_sum * staleness_weight(staleness, exponent)
+        weighted = delta_sum * staleness_weight(staleness, exponent) if staleness else delta_sum
         total = weighted if total is None else total + weighted
     if total is None:
         raise ValueError("there is nothing in the buffer")

@@ -14,7 +14,7 @@ from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, CheckpointRow, OperatorToken, Population, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest, verify_bundle
-from edge_runtime.protocol.checkpoint import Checkpoint, Weights, encode_checkpoint, verify_checkpoint
+from edge_runtime.protocol.checkpoint import Checkpoint, Weights, seal_checkpoint, verify_checkpoint
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, OperatorUnauthorised, PreconditionFailed
 from edge_runtime.protocol.keys import PublicKey, SigningKey, digest, is_sha256
@@ -189,8 +189,8 @@ def store_checkpoint(
     blobs: Blobs, tenant: str, weights: Weights, bundle_sha256: str, model_version: int, key: SigningKey
 ) -> Checkpoint:
     """Sign weights as a model version and keep them as a blob; again changes nothing."""
-    raw = encode_checkpoint(weights, bundle_sha256, model_version, key)
-    sha256 = blobs.put(tenant, BlobKind.CHECKPOINT, raw)
+    raw, sha256 = seal_checkpoint(weights, bundle_sha256, model_version, key)
+    blobs.put(tenant, BlobKind.CHECKPOINT, raw, verified_sha256=sha256)
     return Checkpoint(sha256=sha256, bundle_sha256=bundle_sha256, model_version=model_version, weights=weights)
 
 

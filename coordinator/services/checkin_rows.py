@@ -171,6 +171,11 @@ class Changes:
     added: dict[tuple[str, str], None] = field(default_factory=dict)
     removed: set[tuple[str, str]] = field(default_factory=set)
 
+    @property
+    def move(self) -> bool:
+        """Whether rounds may have waited for any of it."""
+        return bool(self.parts or self.ended or self.added or self.removed)
+
     def write(self, session: Session, now: datetime) -> None:
         connection = session.connection()
         if self.parts:

@@ -62,6 +62,7 @@ class CheckIns:
     Args:
         now: The clock that signatures are held against; aware, UTC.
         dropped: Is told how many attributes were dropped from check-ins: undeclared ones, and misfits.
+        moved: Is called when check-ins changed what rounds may wait for.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class CheckIns:
         now: Callable[[], datetime],
         pace: Pace,
         dropped: Callable[[int, int], None] = lambda _undeclared, _misfits: None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
+        self._moved = moved
         self._database = database
         self._now = now
         self._pace = pace
@@ -96,10 +99,12 @@ class CheckIns:
         proven = [place for place in range(len(knocks)) if place not in told]
         if proven:
             asked = [knocks[place] for place in proven]
-            found, undeclared, misfits = self._database.transact(lambda session: _decide(session, asked, self._pace))
+            found, batch = self._database.transact(lambda session: _decide(session, asked, self._pace))
             self._pace.written()
-            if undeclared or misfits:
-                self._dropped(undeclared, misfits)
+            if batch.undeclared or batch.misfits:
+                self._dropped(batch.undeclared, batch.misfits)
+            if batch.changes.move:
+                self._moved()
             told.update(zip(proven, found, strict=True))
         return [told[place] for place in range(len(knocks))]
 
@@ -128,8 +133,8 @@ def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:
     return answer.retry.reason is Wait.SELECTION_PENDING or answer.retry.after_s <= hold_s
 
 
-def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> tuple[list[CheckInAnswer | Refusal], int, int]:
-    """The answers, and how many attributes were dropped: undeclared ones, and misfits."""
+def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> tuple[list[CheckInAnswer | Refusal], _Batch]:
+    """The answers, and the batch that decided them."""
     now = database_now(session)
     first = [knock.claim for knock in knocks if not knock.again]
     fresh = iter(rows.remember(session, first) if first else ())
@@ -142,7 +147,7 @@ def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> tuple[list
             answers.append(ReplayedRequest("this request was already received; sign it again with a fresh nonce"))
     batch.changes.write(session, now)
     pace.write(session)
-    return answers, batch.undeclared, batch.misfits
+    return answers, batch
 
 
 class _Batch:

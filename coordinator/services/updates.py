@@ -158,7 +158,7 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
     settings = read_settings(task.settings)
     plan, manifest = plan_and_manifest(session, task)
     before = verify_checkpoint(
-        blobs.get(task.tenant, BlobKind.CHECKPOINT, task.checkpoint_sha256),
+        blobs.get(task.tenant, BlobKind.CHECKPOINT, task.checkpoint_sha256, checked=False),
         task.checkpoint_sha256,
         key.public,
         bundle_sha256=task.bundle_sha256,

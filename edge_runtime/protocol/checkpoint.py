@@ -6,6 +6,7 @@ u64 parameters, the weights as float32, and a 64-byte Ed25519 signature over eve
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +26,6 @@ from edge_runtime.protocol.keys import (
     Domain,
     PublicKey,
     SigningKey,
-    digest,
     sign_document,
     verify_document,
 )
@@ -60,6 +60,14 @@ def checkpoint_bytes(parameters: int) -> int:
 def encode_checkpoint(weights: Weights, bundle_sha256: str, model_version: int, key: SigningKey) -> bytes:
     """Write and sign a checkpoint.
 
+    Raises: As `seal_checkpoint`.
+    """
+    return seal_checkpoint(weights, bundle_sha256, model_version, key)[0]
+
+
+def seal_checkpoint(weights: Weights, bundle_sha256: str, model_version: int, key: SigningKey) -> tuple[bytes, str]:
+    """Write and sign a checkpoint; its bytes, and their SHA-256.
+
     Raises:
         InvalidWeights: The weights are not a finite float32 vector.
         MalformedCheckpoint: The model version is out of range.
@@ -70,7 +78,10 @@ def encode_checkpoint(weights: Weights, bundle_sha256: str, model_version: int, 
         raise InvalidWeights("weights are a flat vector of finite float32 values")
     header = _HEADER.pack(_MAGIC, _VERSION, 0, bytes.fromhex(bundle_sha256), model_version, weights.size)
     body = header + weights.astype("<f4", copy=False).tobytes()
-    return body + sign_document(key, Domain.CHECKPOINT, digest(body))
+    state = hashlib.sha256(body)
+    signature = sign_document(key, Domain.CHECKPOINT, state.digest())
+    state.update(signature)
+    return body + signature, state.hexdigest()
 
 
 def verify_checkpoint(
@@ -86,12 +97,16 @@ def verify_checkpoint(
         WrongCheckpoint: It belongs to another bundle, or has another number of parameters.
         InvalidWeights: A weight is not finite.
     """
-    found = digest(raw).hex()
+    body, signature = memoryview(raw)[:-SIGNATURE_BYTES], bytes(raw[-SIGNATURE_BYTES:])
+    state = hashlib.sha256(body)  # gone through once for both digests
+    body_digest = state.digest()
+    state.update(signature)
+    found = state.hexdigest()
     if found != expected_sha256:
         raise DigestMismatch(f"the checkpoint has the digest {found[:12]}… and not {expected_sha256[:12]}…")
     if len(raw) < _HEADER.size + SIGNATURE_BYTES:
         raise MalformedCheckpoint(f"{len(raw)} bytes are too few for a checkpoint")
-    verify_document(key, Domain.CHECKPOINT, digest(memoryview(raw)[:-SIGNATURE_BYTES]), bytes(raw[-SIGNATURE_BYTES:]))
+    verify_document(key, Domain.CHECKPOINT, body_digest, signature)
     magic, version, zero, of_bundle, model_version, count = _HEADER.unpack_from(raw)
     if magic != _MAGIC or zero:
         raise MalformedCheckpoint("the bytes do not begin like a checkpoint")
