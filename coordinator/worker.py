@@ -17,7 +17,7 @@ from coordinator.claims import Claims
 from coordinator.core.rounds import OPEN_PHASES, Phase
 from coordinator.group_work import GroupWork
 from coordinator.housekeeping import HEARTBEAT_S, House
-from coordinator.services import hiding, ledger, measuring, rounds, sums, updates
+from coordinator.services import hiding, ledger, measuring, rounds, selecting, sums, updates
 from coordinator.services.retention import Keep
 from coordinator.services.secure_groups import Charge, charge_nothing
 from coordinator.store import news
@@ -218,7 +218,7 @@ class Worker:
 
     def _steps(self, now: datetime) -> Iterator[_Step]:
         with self._database.reading() as session:
-            tasks = rounds.tasks_to_tend(session, now)
+            tasks = selecting.tasks_to_tend(session, now)
             found = session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES)).order_by(col(Round.id))).all()
             buffers = updates.buffers(session)
         for task_id in buffers:
@@ -262,7 +262,7 @@ class Worker:
         if not self._claims.hold(task_id):
             return False
         return self._write(
-            CrashPoint.TASK_TENDED, task_id, lambda session: rounds.tend(session, task_id, now), tells=True
+            CrashPoint.TASK_TENDED, task_id, lambda session: selecting.tend(session, task_id, now), tells=True
         )
 
     def _empty(self, task_id: str, now: datetime) -> bool:
@@ -339,13 +339,13 @@ class Worker:
 
     def _choose(self, round_: Round, now: datetime) -> bool:
         with self._database.reading() as session:
-            ready = rounds.is_ready_to_choose(session, round_.id, now)
+            ready = selecting.is_ready_to_choose(session, round_.id, now)
         if not ready or not self._claims.hold(round_.task_id):
             return False
         return self._write(
             CrashPoint.PARTICIPANTS_CHOSEN,
             round_.task_id,
-            lambda session: rounds.choose_participants(session, round_.id, now),
+            lambda session: selecting.choose_participants(session, round_.id, now),
             tells=True,
         )
 
