@@ -92,7 +92,7 @@ def regular(size: int, corrupt_permille: int, dropout_permille: int) -> Sharing:
     for degree in range(2, size - 1, 2):
         if not _stays_connected(size, degree, corrupt + size - surviving):
             continue
-        threshold = -((5 - 4 * (_most_corrupt(size, corrupt, degree) + degree)) // 8) + 1
+        threshold = (_most_corrupt(size, corrupt, degree) + degree) // 2 + 1  # of whole numbers ⌈(x - 1.25)/2⌉ is ⌊x/2⌋
         if _keeps_enough(size, surviving, degree, threshold):
             return Sharing(degree=degree, threshold=threshold)
     raise InvalidGroup(f"no regular graph of {size} members is safe with so many corrupt or dropping ones")

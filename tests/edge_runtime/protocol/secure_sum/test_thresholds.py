@@ -85,6 +85,13 @@ def test_the_first_bound_is_exact_where_a_ten_thousandth_decides(size: int, degr
     assert thresholds._stays_connected(size, degree, bad) == holds
 
 
+def test_a_regular_graph_has_two_neighbours_fewer_than_there_are_others_or_fewer() -> None:
+    """198 of 202 corrupt: 200 neighbours are just enough. One member fewer, and only a complete graph would be."""
+    assert regular(202, 981, 0) == Sharing(200, 200)
+    with pytest.raises(InvalidGroup, match="no regular graph of 201"):
+        regular(201, 990, 0)
+
+
 def test_the_largest_group_has_a_thousand_members() -> None:
     assert sharing(1000, corrupt=0, corrupt_permille=0, dropout_permille=0) == Sharing(2, 2)
     assert sharing(3, corrupt=0, corrupt_permille=0, dropout_permille=0) == Sharing(2, 3)
@@ -135,7 +142,7 @@ def test_on_a_regular_graph_no_split_view_gives_both_secrets(size: int, corrupt:
 @pytest.mark.parametrize(
     ("size", "corrupt", "corrupt_permille", "dropout_permille"),
     [(200, 0, 0, -1), (200, 0, 0, 1000), (2, 0, 0, 0), (1001, 0, 0, 0), (0, 0, 0, 0), (-5, 0, 0, 0), (10, 9, 0, 0),
-     (10, 0, 1000, 0), (10, 0, 0, 1000), (10, 0, -1, 0), (10, -1, 0, 0), (500, 0, 450, 450), (3, 2, 0, 0)],
+     (10, 0, 1000, 0), (10, 0, 0, 1000), (10, 0, -1, 0), (10, -1, 0, 0), (500, 0, 450, 450), (201, 0, 990, 0), (3, 2, 0, 0)],
 )  # fmt: skip
 def test_a_group_without_a_safe_threshold_is_refused(
     size: int, corrupt: int, corrupt_permille: int, dropout_permille: int
