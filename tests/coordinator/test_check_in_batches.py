@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,19 @@ from edge_runtime.protocol.errors import Refusal
 from edge_runtime.protocol.keys import SigningKey, device_id, digest
 from edge_runtime.protocol.signing import claimed, sign_request
 from tests.coordinator.one_by_one import Told, told_one
-from tests.programme import PLAN, POPULATION, TENANT, Clock, make_home, open_home, replace, settings_in
+from tests.postgres import Postgres
+from tests.programme import (
+    PLAN,
+    POPULATION,
+    TENANT,
+    Clock,
+    copy_home,
+    forget_home,
+    make_home,
+    open_home,
+    replace,
+    settings_in,
+)
 from tests.warm import share_statements
 
 PHONES = 5
@@ -39,10 +51,13 @@ KEYS = [SigningKey(digest(b"phone", str(number).encode())) for number in range(P
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return three_tasks(tmp_path_factory.mktemp("batches") / "home")
+
+
+def three_tasks(folder: Path, database_url: str = "") -> Path:
     """A coordinator with three tasks of one population, and no round yet."""
-    folder = tmp_path_factory.mktemp("batches") / "home"
     folder.mkdir()
-    with open_home(folder, Clock(), make_home(folder)) as home:
+    with open_home(folder, Clock(), make_home(folder, database_url)) as home:
         sha256 = home.publish()
         with home.app.state.parts.database.writing() as session:
             session.merge(
@@ -97,22 +112,30 @@ class World:
 
 @pytest.fixture
 def worlds(template: Path, tmp_path: Path) -> Iterator[Callable[[], tuple[World, World]]]:
+    with copies(template, tmp_path) as fresh:
+        yield fresh
+
+
+@contextmanager
+def copies(template: Path, scratch: Path) -> Iterator[Callable[[], tuple[World, World]]]:
+    """Makes pairs of coordinators that know the same."""
     opened: list[World] = []
+    folders: list[Path] = []
 
     def fresh() -> tuple[World, World]:
         found = []
         for name in ("batches", "alone"):
-            folder = tmp_path / f"{len(opened)}{name}"
-            shutil.copytree(template, folder)
+            folders.append(copy_home(template, scratch / f"{len(opened)}{name}"))
             clock = Clock()
-            opened.append(World(Database(settings_in(folder).sqlalchemy_url(), clock=clock), clock))
+            opened.append(World(Database(settings_in(folders[-1]).sqlalchemy_url(), clock=clock), clock))
             share_statements(opened[-1].database.engine)
             found.append(opened[-1])
         return found[0], found[1]
 
     yield fresh
-    for world in opened:
+    for world, folder in zip(opened, folders, strict=True):
         world.database.close()
+        forget_home(folder)
 
 
 def knock(of: tuple[int, int, int, bool, str, int], clock: Clock) -> Knock:
@@ -335,6 +358,21 @@ STORY: list[Any] = [
 
 def test_one_story_is_told_alike(worlds: Callable[[], tuple[World, World]]) -> None:
     play(worlds(), STORY)
+
+
+def test_on_postgresql_batches_are_their_check_ins_too(postgres: Postgres, tmp_path: Path) -> None:
+    """Ids, nonces and rows travel otherwise there."""
+    template = three_tasks(tmp_path / "home", postgres.new())
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(steps=st.lists(STEPS, min_size=8, max_size=14))
+    def plays(steps: list[Any]) -> None:
+        play(fresh(), [opens(0), opens(1), opens(2), *steps])
+
+    with copies(template, tmp_path) as fresh:
+        play(fresh(), STORY)
+        plays()
+    forget_home(template)
 
 
 @pytest.mark.parametrize("wrong", ["replays", "candidates", "assignments"])
