@@ -25,7 +25,7 @@ check: $(STAMP) ## lint, types, import directions, security, secrets, SBOM in bu
 bench: $(STAMP) ## measure ours beside the limit; writes build/bench.json
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, kills at every write (about two hours)
+nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, kills at every write, mutants of secure summing (about three hours)
 	@$(BIN)/python -m tests.coordinator.histories --count 5000 --seed 0 & first=$$!; \
 	$(BIN)/python -m tests.coordinator.histories --count 5000 --seed 5000; second=$$?; \
 	wait $$first && exit $$second
@@ -37,6 +37,7 @@ nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, ki
 	@$(BIN)/python -m tests.model_export.nightly_rules
 	@$(BIN)/python -m tests.edge_runtime.store.kills --count 200
 	@$(BIN)/python -m tests.edge_runtime.runtime.kills --count 200
+	@$(BIN)/python -m tests.mutation
 	@command -v node >/dev/null || { echo "nightly: node was not found, and the port in JavaScript needs it; install Node.js 20 or newer" >&2; exit 1; }
 	@$(BIN)/python -m tests.vectors.conformance -- node tests/vectors/ports/port.mjs
 

@@ -142,7 +142,8 @@ def test_on_a_regular_graph_no_split_view_gives_both_secrets(size: int, corrupt:
 @pytest.mark.parametrize(
     ("size", "corrupt", "corrupt_permille", "dropout_permille"),
     [(200, 0, 0, -1), (200, 0, 0, 1000), (2, 0, 0, 0), (1001, 0, 0, 0), (0, 0, 0, 0), (-5, 0, 0, 0), (10, 9, 0, 0),
-     (10, 0, 1000, 0), (10, 0, 0, 1000), (10, 0, -1, 0), (10, -1, 0, 0), (500, 0, 450, 450), (201, 0, 990, 0), (3, 2, 0, 0)],
+     (10, 0, 1000, 0), (10, 0, 0, 1000), (10, 0, -1, 0), (10, -1, 0, 0), (500, 0, 450, 450), (201, 0, 990, 0),
+     (3, 2, 0, 0)],
 )  # fmt: skip
 def test_a_group_without_a_safe_threshold_is_refused(
     size: int, corrupt: int, corrupt_permille: int, dropout_permille: int
