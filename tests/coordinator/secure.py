@@ -307,7 +307,7 @@ def in_database(home: Home, read: Callable[[Session], Answer]) -> Answer:
 
 
 @contextlib.contextmanager
-def sums_seen(home: Home) -> Iterator[list[list[int]]]:
+def sums_seen(home: Home, bits: int = 24) -> Iterator[list[list[int]]]:
     """Every opened sum, as whole numbers, when its blob is durable."""
     found: list[list[int]] = []
     known: set[str] = set()
@@ -320,12 +320,12 @@ def sums_seen(home: Home) -> Iterator[list[list[int]]]:
             raw = path.read_bytes()
             if path.name not in known and struct.unpack_from("<16si", raw)[1] == -1:
                 known.add(path.name)
-                found.append([int(lane) % (1 << 24) for lane in np.frombuffer(raw, "<u4", offset=20)])
+                found.append([int(lane) % (1 << bits) for lane in np.frombuffer(raw, "<u4", offset=20)])
 
     with hooked(look):
         yield found
 
 
-def plain_sum(phones: list[SecurePhone]) -> list[int]:
+def plain_sum(phones: list[SecurePhone], bits: int = 24) -> list[int]:
     """What the sum must be: whole numbers of Python."""
-    return [sum(lane) % (1 << 24) for lane in zip(*(phone.lanes().tolist() for phone in phones), strict=True)]
+    return [sum(lane) % (1 << bits) for lane in zip(*(phone.lanes().tolist() for phone in phones), strict=True)]

@@ -1,0 +1,65 @@
+"""Many stories of secure summing: `python -m tests.coordinator.secure_nightly [--scenes N] [--liars N] [--seed N]`.
+
+Drawn groups against plain integers, phones that lie at random, and a group on a regular graph, each over real HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import Phase, given, seed, settings
+
+from tests.coordinator.secure_stories import (
+    Scene,
+    scenes,
+    tell,
+    tell_of_a_liar,
+    tell_of_a_regular_group,
+    told_afresh,
+)
+from tests.programme import make_home
+from tests.warm import LOOP
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.coordinator.secure_nightly")
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--liars", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    began = time.perf_counter()
+    with TemporaryDirectory() as name, LOOP:
+        folder = Path(name) / "made"
+        folder.mkdir()
+        made = folder, make_home(folder)
+        told_afresh(made, tell_of_a_regular_group)
+        for number in range(asked.liars):
+            try:
+                told_afresh(made, partial(tell_of_a_liar, seed=asked.seed + number, tries=10))
+            except BaseException as problem:
+                problem.add_note(f"the liar of seed {asked.seed + number}")
+                raise
+        _draw(made, asked.scenes, asked.seed)
+    took_s = time.perf_counter() - began
+    sys.stdout.write(
+        f"{asked.scenes} groups, {asked.liars} liars and a regular graph in {took_s:.0f} s: all as promised\n"
+    )
+
+
+def _draw(made: tuple[Path, str], count: int, seed_: int) -> None:
+    @seed(seed_)
+    @settings(max_examples=max(1, count), deadline=None, database=None, phases=[Phase.generate])
+    @given(scene=scenes(most=12))
+    def story(scene: Scene) -> None:
+        told_afresh(made, lambda home: tell(home, scene))
+
+    story()
+
+
+if __name__ == "__main__":
+    main()
