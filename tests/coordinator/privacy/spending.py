@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from coordinator.services.ledger import Whose
 from edge_runtime.protocol.plan import Plan, Privacy
 from tests.coordinator.secure import SIX, SecurePhone, certified, secure_plan
-from tests.programme import PLAN, POPULATION, Home, replace
+from tests.programme import PLAN, POPULATION, TENANT, Home, replace
 
 DELTA: Final = 1e-3
 NOISE: Final = 2.0
+RHO: Final = 1 / (2 * NOISE**2)
+"""Of one round, rounding aside."""
+FEW: Final = 3
+"""Members of a group: the fewest that can be."""
+WHOSE: Final = Whose(TENANT, POPULATION)
 PRIVACY: Final = f"/populations/{POPULATION}/privacy"
 CENTRAL: Final = replace(
     PLAN, version=5, privacy=Privacy.CENTRAL, noise_multiplier=NOISE, goal=2, min_reports=1, expected_participants=2
@@ -63,3 +69,9 @@ def in_a_round(home: Home, enrolled: list[tuple[Any, bytes]], visit: str) -> lis
         assert assignment is not None
         found.append(SecurePhone(phone, home, assignment, certificate, draws=10 * assignment.round))
     return found
+
+
+def ordered(home: Home, **more: Any) -> None:
+    """A task of the smallest groups that claims distributed noise."""
+    order = {"pool_size": FEW, "rounds": 9, "name": "words", **more}
+    home.start_order(home.order(distributed_plan(FEW), checkpoint_sha256=home.publish(), **order))

@@ -76,7 +76,7 @@ def test_a_target_delta_that_became_too_large_is_refused_when_a_task_is_approved
         ({"rho": 1.0, "target_delta": -0.1}, "invalid-budget"),
     ],
 )
-def test_a_budget_that_cannot_be_kept_is_refused(home: Home, wanted: dict[str, float], code: str) -> None:
+def test_a_budget_that_cannot_be_kept_is_refused(home: Home, wanted: dict[str, Any], code: str) -> None:
     populated(home)
     problem(put_budget(home, **wanted), code)
 
