@@ -12,6 +12,8 @@ from device_sim.behaviour import generator
 from device_sim.datasets import Dataset
 from device_sim.fleet import pooled
 from device_sim.history import Baselines
+from device_sim.recipes import RECIPES
+from device_sim.replay import Replay
 from edge_runtime.examples import Examples
 from edge_runtime.model import open_model
 from edge_runtime.protocol import wire
@@ -60,9 +62,19 @@ def measure(
 
 
 def measure_folder(
-    folder: Path, tenant_key: PublicKey, dataset: Dataset, *, epochs: int, seed: int, progress: Callable[[int], None]
+    folder: Path,
+    tenant_key: PublicKey,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    seed: int,
+    replay_rounds: int | None,
+    progress: Callable[[int], None],
 ) -> None:
     """Measure with the bundle, first checkpoint and plan of a demo's folder; writes `baselines.json` there.
+
+    Args:
+        replay_rounds: So many rounds are trained once more without noise; None for a plan that has none.
 
     Raises:
         Refusal: One of them is not what it should be.
@@ -79,7 +91,18 @@ def measure_folder(
     )
     plan = wire.decode(Plan, (folder / "plan.json").read_bytes())
     found = measure(dataset, bundle, checkpoint.weights, plan, epochs=epochs, seed=seed, progress=progress)
+    if replay_rounds is not None:
+        rate = RECIPES[dataset.name].server_learning_rate
+        replay = Replay(dataset=dataset, plan=plan, rounds=replay_rounds, server_learning_rate=rate, seed=seed)
+        found = replace(found, without_noise=accuracy_without_noise(replay, bundle, checkpoint.weights))
     (folder / "baselines.json").write_bytes(wire.encode(found))
+
+
+def accuracy_without_noise(replay: Replay, bundle: Bundle, weights: Weights) -> float:
+    """What the same training reaches on the held-out devices when nobody adds noise."""
+    model = open_model(bundle)
+    model.set_weights(replay.weights(model, weights))
+    return model.evaluate(pooled(replay.dataset.held_out)).accuracy
 
 
 def with_delta(weights: Weights, delta: Weights, bundle: Bundle) -> Weights:

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from edge_runtime.protocol.plan import Summing
+from edge_runtime.protocol.plan import Privacy, Summing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +48,13 @@ def demo(
         Summing,
         typer.Option(help="secure: the coordinator sees sums of groups alone; plain: it sees each report"),
     ] = Summing.SECURE,
+    privacy: Annotated[
+        Privacy | None,
+        typer.Option(
+            help="none, or distributed: each phone adds noise before its report is masked "
+            "[distributed where 64 phones or more train and sum securely]"
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report, the summary and the logs")] = Path("build/demo"),
     exported: Annotated[
@@ -86,6 +93,7 @@ def demo(
         devices=devices,
         seed=seed,
         summing=summing,
+        privacy=privacy,
         port=port,
         out=out,
         exported=exported,
@@ -93,14 +101,14 @@ def demo(
     try:
         runtime_name()
         with waiting_for_signals() as interrupts, watching(console) as watcher:
-            summary = interrupts.run(lambda: run_demo(options, watcher, children), children.stop_all)
+            history, summary = interrupts.run(lambda: run_demo(options, watcher, children), children.stop_all)
     except (CommandFailed, OperatorCallFailed, ValueError) as problem:
         _fail(str(problem))
     except Refusal as refusal:
         _fail(refusal.detail)
     except Interrupted:
         leave()
-    print_summary(console, summary, out)
+    print_summary(console, history, summary, out)
 
 
 @app.command()
@@ -152,6 +160,9 @@ def baselines(
     folder: Annotated[Path, typer.Option(help="Where bundle.ewb, checkpoint.ewc and plan.json are")],
     tenant_key: Annotated[str, typer.Option(help="Trust root of the bundle, 64 hex digits")],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the examples")],
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Also so many rounds of the fleet's training, without its noise")
+    ] = None,
     dataset: Annotated[str, typer.Option(help="What the phones hold: digits or watch")] = "digits",
     devices: Annotated[int | None, typer.Option(min=2, help="Phones, of which a fifth never train")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Determines the data split and the training")] = 1,
@@ -173,6 +184,7 @@ def baselines(
                 load(dataset, devices=devices, seed=seed),
                 epochs=epochs,
                 seed=seed,
+                replay_rounds=rounds,
                 progress=lambda done: tell(TrainedAlone(done)),
             )
     except Refusal as refusal:

@@ -25,7 +25,9 @@ from edge_runtime.model import Model, open_model
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol.bundle import Bundle
 from edge_runtime.protocol.checkpoint import Checkpoint
+from edge_runtime.protocol.errors import NotFound
 from edge_runtime.protocol.keys import SigningKey, TrustRoots
+from edge_runtime.protocol.noise import NoiseSource
 from edge_runtime.protocol.reasons import Outcome, Wait
 from edge_runtime.protocol.secure_sum.transcript import Floors as GroupFloors
 from edge_runtime.session import Request, Response
@@ -49,11 +51,14 @@ HARDWARE_CLASSES: Final = ("high", "middle", "low")
 RETRIES: Final = Retries(tries=480, pause_s=0.25)
 """Patient enough for a coordinator that is down for two minutes."""
 
+AWAITS_TASK_S: Final = 60.0
+ASKS_FOR_TASK_S: Final = 0.2
+
 COMES_BACK_S: Final = 0.4
 """How long after it was killed an app checks in anew, in seconds."""
 
 # Purposes of random generators: no two share a path.
-_BEHAVIOUR, _ORDER, _ROUNDING, _RETURN = range(4)
+BEHAVIOUR, ORDER, _ROUNDING, _RETURN = range(4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +153,11 @@ class Fleet:
         """Enrol everyone, train until the task has ended, and evaluate every model version on the way.
 
         Raises:
-            Refusal: The coordinator refused a phone.
+            Refusal: The coordinator refused a phone, or no task has started `AWAITS_TASK_S` after all were enrolled.
             Unreachable: It did not come back in time.
         """
         self._enrol_all()
+        self._await_task()
         self._look_at_release()
         evaluating = threading.Thread(target=self._evaluate_all, name="evaluate", daemon=True)
         evaluating.start()
@@ -202,7 +208,7 @@ class Fleet:
         seed = self._config.seed
 
         def run_plan(work: Work) -> bytes | Outcome:
-            happens = behaviour(generator(seed, _BEHAVIOUR, phone.index, work.round))
+            happens = behaviour(generator(seed, BEHAVIOUR, phone.index, work.round))
             took_part.append((work.round, happens.straggle_s > 0))
             self._note(phone, "assigned", f"round {work.round}")
             self._note(phone, "fetched", f"model version {work.checkpoint.model_version}")
@@ -220,7 +226,8 @@ class Fleet:
                 phone, "trained", f"{trained.steps} steps, loss {trained.loss_first:.2f} to {trained.loss_last:.2f}"
             )
             rounding = generator(seed, _ROUNDING, phone.index, work.round)
-            return private_report(work.participation, trained.delta, work.plan, rounding)
+            noise = noise_of(seed, phone.index, work.round)
+            return private_report(work.participation, trained.delta, work.plan, rounding, simulated_noise=noise)
 
         return run_plan
 
@@ -234,7 +241,7 @@ class Fleet:
         )
 
     def _train(self, phone: Phone, work: Work) -> Trained:
-        order = generator(self._config.seed, _ORDER, phone.index, work.round)
+        order = generator(self._config.seed, ORDER, phone.index, work.round)
 
         def act(model: Model) -> Trained:
             stop = time_limit(work.plan.time_limit_s)
@@ -247,6 +254,19 @@ class Fleet:
             end.after_s
             + float(generator(self._config.seed, _RETURN, phone.index, phone.visits).random()) * end.spread_s
         )
+
+    def _await_task(self) -> None:
+        """Return when a task has started, which may be ordered once the phones are known."""
+        until = time.monotonic() + AWAITS_TASK_S
+        with self._client() as client:
+            while True:
+                try:
+                    self._driver(self._held_out[0], client).run(current_release(self._config.population, None))
+                    return
+                except NotFound:
+                    if time.monotonic() > until:
+                        raise
+                time.sleep(ASKS_FOR_TASK_S)
 
     # --- held-out phones ----------------------------------------------------------------------------------------
 
@@ -316,6 +336,14 @@ class Fleet:
     def _tell_participation(self, phone: Phone, took_part: list[tuple[int, bool]], reason: str) -> None:
         for number, straggled in took_part:
             self._tell(Participated(number, reason, phone.bytes_up, phone.bytes_down, straggled))
+
+
+def noise_of(seed: int, phone: int, round_: int) -> NoiseSource:
+    """The noise of one participation: from the seed, so that a run can be repeated, and so hiding nothing.
+
+    Real devices draw theirs from the system's random source.
+    """
+    return NoiseSource(hashlib.sha256(f"edgewise/simulated-noise/{seed}/{phone}/{round_}".encode()).digest())
 
 
 def pooled(devices: Sequence[Examples]) -> Examples:

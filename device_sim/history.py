@@ -10,6 +10,18 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """One group of a round that summed securely."""
+
+    members: int
+    """Phones that were asked to join, and were not let go."""
+    reports: int
+    """In its opened sum; 0 of one that was aborted."""
+    aborted: str | None = None
+    """Why, by reason code (`edge_runtime.protocol.reasons.GroupEnd`); None if its sum was opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
     """One committed round. Accuracy (0 to 1) and mean loss are of the model it made, on the held-out devices."""
 
@@ -30,6 +42,8 @@ class RoundRecord:
     """All devices together, in the bodies of requests."""
     bytes_down: int
     """All devices together, in the bodies of answers."""
+    groups: tuple[GroupRecord, ...] = ()
+    """Of secure summing; none of plain."""
 
     def __post_init__(self) -> None:
         _require_finite(accuracy=self.accuracy, loss=self.loss, seconds=self.seconds)
@@ -59,9 +73,42 @@ class Baselines:
     local_mean: float
     central: float
     """Trained on all training examples in one place."""
+    without_noise: float | None = None
+    """The federation once more, if its phones added noise: without it."""
 
     def __post_init__(self) -> None:
         _require_finite(local=sum(self.local), local_mean=self.local_mean, central=self.central)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """What the same training would claim against the coordinator in one large group a round, of many phones."""
+
+    members: int
+    noise_multiplier: float
+    epsilon: float
+    target_delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What the ledger says of the run; all but the mode stand for nothing where there is no noise."""
+
+    mode: str
+    """`none` or `distributed`."""
+    noise_multiplier: float = 0.0
+    """Of one group's sum, z."""
+    clipping_norm: float = 0.0
+    survivors: int = 0
+    """Fewest reports whose sum may be opened, m."""
+    corrupt: int = 0
+    """Members of a group whose noise is not counted, A."""
+    epsilon_coordinator: float | None = None
+    epsilon_recipients: float | None = None
+    target_delta: float | None = None
+    sentences: tuple[str, ...] = ()
+    """The ledger's, each figure with everything that must stand beside it."""
+    elsewhere: tuple[Elsewhere, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +132,11 @@ class History:
     phone_name: str
     examples_by_device: tuple[tuple[int, ...], ...]
     """For each training device, how many examples of each class it holds."""
+    summing: str
+    """`secure` or `plain`."""
+    warnings: tuple[str, ...]
+    """Of the task, as the coordinator gives them."""
+    claim: Claim
 
     def __post_init__(self) -> None:
         _require_finite(initial_accuracy=self.initial_accuracy, initial_loss=self.initial_loss)
@@ -96,7 +148,7 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The demo in ten numbers: the keys of `summary.json`, which never change their meaning."""
+    """The demo in fifteen values: the keys of `summary.json`, which never change their meaning."""
 
     rounds: int
     devices: int
@@ -109,6 +161,15 @@ class Summary:
     seconds: float
     bytes_up_per_report: int
     final_weights_sha256: str
+    privacy_mode: str
+    """`none` or `distributed`."""
+    epsilon_coordinator: float | None
+    """Against whoever runs the coordinator; None without noise. Never without `target_delta`."""
+    epsilon_recipients: float | None
+    """Against whoever gets the models."""
+    target_delta: float | None
+    accuracy_without_noise: float
+    """Of the same training, when no phone adds noise."""
 
     def __post_init__(self) -> None:
         numbers = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import httpx
 
+from coordinator.core.privacy.statement import Opponent
 from device_sim.recipes import Recipe
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Close, Plan, Privacy, Summing, sign_plan
@@ -77,10 +78,12 @@ def _expected(chosen: int) -> int:
     return max(1, round(chosen * (1 - EXPECTED_DROPOUT)))
 
 
-def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phones: int, summing: Summing) -> Plan:
+def plan_for(
+    recipe: Recipe, population: str, bundle_sha256: str, training_phones: int, summing: Summing, privacy: Privacy
+) -> Plan:
     """The plan of a demo whose training phones all check in before a round chooses.
 
-    Of secure summing it is about one group, and a round has several.
+    Of secure summing it is about one group, and a round has several. Noise is the devices', of secure summing alone.
 
     Raises:
         ValueError: The phones are too few to sum securely.
@@ -110,9 +113,10 @@ def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phone
     if summing is Summing.PLAIN:
         return plain
     groups = Groups.of(recipe, training_phones)
+    noised = privacy is Privacy.DISTRIBUTED
     return replace(
         plain,
-        version=4,
+        version=5 if noised else 4,
         summing=Summing.SECURE,
         lane_bits=24,
         expected_participants=_expected(groups.most),
@@ -122,6 +126,8 @@ def plan_for(recipe: Recipe, population: str, bundle_sha256: str, training_phone
         fewest_members=groups.survivors,
         survivors=groups.survivors,
         corrupt_permille=CORRUPT_PERMILLE,
+        privacy=privacy,
+        noise_multiplier=recipe.noise_multiplier if noised else 0.0,
     )
 
 
@@ -159,6 +165,17 @@ class Operator:
         self._call("POST", "/tasks", json=order)
         for step in ("approve", "start"):
             self._call("POST", f"/tasks/{name}/{step}")
+
+    def set_budgets(self, population: str, epsilon: float) -> None:
+        """Set what the population may spend against each opponent, at the default target delta."""
+        for opponent in Opponent:
+            self._call("PUT", f"/populations/{population}/privacy/budgets/{opponent}", json={"epsilon": epsilon})
+
+    def statement(self, population: str, task: str) -> dict[str, Any]:
+        """What the ledger says of a task, against each opponent."""
+        path = f"/populations/{population}/privacy/statement"
+        found: dict[str, Any] = self._call("GET", path, params={"task": task}).json()
+        return found
 
     def task(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self._call("GET", f"/tasks/{name}").json()

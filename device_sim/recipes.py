@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.protocol.plan import Summing
+from coordinator.core.privacy.settings import SMALLEST_COHORT
+from edge_runtime.protocol.plan import Privacy, Summing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Recipe:
     """The learning rate that any other model begins with."""
     clipping_norm: float
     server_learning_rate: float
+    noise_multiplier: float
+    """Of the sum of one group, where the demo hides phones by noise."""
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
@@ -39,6 +42,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         careful_rate=0.1,
         clipping_norm=1.0,
         server_learning_rate=2.0,
+        noise_multiplier=0.3,
     ),
     "watch": Recipe(
         model="zoo:mlp",
@@ -50,6 +54,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         careful_rate=0.03,
         clipping_norm=8.0,
         server_learning_rate=1.3,
+        noise_multiplier=0.1,
     ),
 }
 
@@ -68,8 +73,27 @@ class DemoOptions:
     epochs: int | None = None
     learning_rate: float | None = None
     summing: Summing = Summing.SECURE
+    privacy: Privacy | None = None
+    """None for what suits the number of phones."""
     exported: Path | None = None
     """Folder with `bundle.ewb`, `checkpoint.ewc` and `tenant.key`; nothing is exported then."""
+
+
+def privacy_for(options: DemoOptions, training_phones: int) -> Privacy:
+    """What noise hides a phone: unless it is said, the devices' own under secure summing, from so many phones on as
+    a coordinator makes claims for.
+
+    Raises:
+        ValueError: The demo has no such mode, or the summing cannot give it.
+    """
+    if options.privacy is None:
+        enough = options.summing is Summing.SECURE and training_phones >= SMALLEST_COHORT
+        return Privacy.DISTRIBUTED if enough else Privacy.NONE
+    if options.privacy not in (Privacy.NONE, Privacy.DISTRIBUTED):
+        raise ValueError(f"the demo has no privacy {options.privacy}; choose none or distributed")
+    if options.privacy is Privacy.DISTRIBUTED and options.summing is Summing.PLAIN:
+        raise ValueError("distributed noise needs secure summing: leave --summing plain or --privacy distributed out")
+    return options.privacy
 
 
 def recipe_for(options: DemoOptions) -> Recipe:

@@ -24,7 +24,7 @@ from device_sim.recipes import RECIPES, DemoOptions, recipe_for
 from device_sim.watching import Heard, Progress, Watcher, listen
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.plan import Plan, Privacy
 
 POLITE = 10
 """Niceness of the comparison: it uses what the fleet and the coordinator leave."""
@@ -81,11 +81,15 @@ class Home:
 
 @contextlib.contextmanager
 def running_coordinator(
-    port: int, out: Path, tenant_key: SigningKey, watcher: Watcher, children: Children
+    port: int, out: Path, tenant_key: SigningKey, watcher: Watcher, children: Children, *, smallest_cohort: int
 ) -> Iterator[Home]:
-    """Run a coordinator, started again whenever it dies, until the block ends."""
+    """Run a coordinator, started again whenever it dies, until the block ends.
+
+    Args:
+        smallest_cohort: It makes claims of privacy for so many devices and more.
+    """
     folder, log = out / "coordinator", out / "coordinator.log"
-    environment = {"EDGEWISE_DATA_DIR": str(folder)}
+    environment = {"EDGEWISE_DATA_DIR": str(folder), "EDGEWISE_SMALLEST_COHORT": str(smallest_cohort)}
     children.run(
         python_module("coordinator.cli", "init", f"--tenant={TENANT}", f"--tenant-key={tenant_key.public.raw.hex()}"),
         log,
@@ -143,8 +147,9 @@ def run_fleet(
     home: Home,
     watcher: Watcher,
     children: Children,
+    order: Callable[[], None],
 ) -> Heard:
-    """Start the fleet, and watch it and its rounds to the end."""
+    """Start the fleet, order its task once all phones are enrolled, and watch its rounds to the end."""
     command = python_module(
         "device_sim",
         "fleet",
@@ -159,13 +164,17 @@ def run_fleet(
     )
     log = options.out / "fleet.log"
     heard = Heard()
+    phones = len(dataset.training) + len(dataset.held_out)
     with children.started(command, log, stdout=subprocess.PIPE) as child:
         listening = threading.Thread(target=listen, args=(child, heard), name="listen", daemon=True)
         listening.start()
-        progress = Progress(home.operator, heard, len(dataset.training) + len(dataset.held_out), watcher)
+        progress = Progress(home.operator, heard, phones, watcher)
         while child.poll() is None:
             if home.failures:
                 raise home.failures[0]
+            if not progress.ordered and heard.enrolled >= phones:
+                order()
+                progress.ordered = True
             progress.look()
             time.sleep(0.2)
         listening.join()
@@ -192,6 +201,7 @@ def comparison(
         f"--folder={out}",
         f"--tenant-key={tenant_key.public.raw.hex()}",
         f"--epochs={recipe.rounds * recipe.epochs}",
+        *([f"--rounds={recipe.rounds}"] if plan.privacy is not Privacy.NONE else []),
         *dataset_options(options),
     )
 

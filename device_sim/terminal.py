@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from device_sim.history import Summary
+from device_sim.history import History, Summary
+from device_sim.report.protection import epsilon
 from device_sim.watching import Watcher
 
 
@@ -69,8 +70,8 @@ def watching(console: Console) -> Iterator[TerminalWatcher]:
         yield TerminalWatcher(console, progress)
 
 
-def print_summary(console: Console, summary: Summary, out: Path) -> None:
-    """Say what came out, and where the report is."""
+def print_summary(console: Console, history: History, summary: Summary, out: Path) -> None:
+    """Say what came out, how reports were added up, what that protects, and where the report is."""
     table = Table(title="Edgewise demo", show_header=False, title_justify="left")
     table.add_column(style="dim")
     table.add_column(justify="right")
@@ -83,10 +84,44 @@ def print_summary(console: Console, summary: Summary, out: Path) -> None:
         ("rounds", str(summary.rounds)),
         ("reports counted", str(summary.reports_counted)),
         ("bytes up per report", f"{summary.bytes_up_per_report:,}"),
+        ("sums", _sums(history)),
+        *_privacy(summary),
         ("seconds", f"{summary.seconds:.0f}"),
         ("final weights", summary.final_weights_sha256[:16] + "…"),
     ):
         table.add_row(name, value)
     console.print(table)
+    for sentence in _remarks(history, summary):
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"report   {out / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"summary  {out / 'summary.json'}", highlight=False, soft_wrap=True)
+
+
+def _sums(history: History) -> str:
+    groups = [group for one in history.rounds for group in one.groups]
+    if not groups:
+        return history.summing
+    return f"{history.summing}, {sum(group.aborted is None for group in groups)} of {len(groups)} groups"
+
+
+def _privacy(summary: Summary) -> list[tuple[str, str]]:
+    """The figures, or that there is none."""
+    if summary.epsilon_coordinator is None or summary.epsilon_recipients is None or summary.target_delta is None:
+        return [("privacy", summary.privacy_mode)]
+    return [
+        ("privacy", summary.privacy_mode),
+        ("accuracy without noise", f"{summary.accuracy_without_noise:.1%}"),
+        ("ε against the coordinator", epsilon(summary.epsilon_coordinator)),
+        ("ε against recipients", epsilon(summary.epsilon_recipients)),
+        ("at δ", f"{summary.target_delta:.2g}"),
+    ]
+
+
+def _remarks(history: History, summary: Summary) -> list[str]:
+    """What must not be left unsaid beside the figures."""
+    remarks = [f"warning  {warning}" for warning in history.warnings]
+    if summary.epsilon_coordinator is not None:
+        remarks.append(
+            "An ε this large promises little: groups are small, and phones come again. More is in the report."
+        )
+    return remarks

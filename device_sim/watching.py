@@ -73,6 +73,8 @@ class Progress:
         self._watcher = watcher
         self._training = False
         self._after = 0
+        self.ordered = False
+        """Whether there is a task to look at."""
 
     def look(self) -> None:
         """Tell what is new.
@@ -80,7 +82,7 @@ class Progress:
         Raises:
             CommandFailed: Round after round is abandoned.
         """
-        if self._heard.enrolled < self._phones:
+        if not self.ordered:
             self._watcher.enrolled(self._heard.enrolled, self._phones)
             return
         if not self._training:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from edge_runtime.protocol.errors import InvalidPlan, NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import encode_report
 from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Delta
+
+if TYPE_CHECKING:
+    from edge_runtime.protocol.noise import NoiseSource
 
 
 def clip(delta: Delta, clipping_norm: float) -> Delta:
@@ -64,7 +68,13 @@ def layer_sizes(manifest: Manifest) -> tuple[int, ...]:
 
 
 def private_report(
-    participation: str, delta: Delta, plan: Plan, rng: np.random.Generator, layers: Sequence[int] = ()
+    participation: str,
+    delta: Delta,
+    plan: Plan,
+    rng: np.random.Generator,
+    layers: Sequence[int] = (),
+    *,
+    simulated_noise: NoiseSource | None = None,
 ) -> bytes:
     """Clip, round to lanes, add the plan's noise and put the header before them: the report's exact bytes.
 
@@ -74,6 +84,7 @@ def private_report(
 
     Args:
         layers: `layer_sizes`, for a plan that clips by layers; others do without.
+        simulated_noise: Of a simulator, whose runs are to be repeated. Whoever knows its key can take the noise away.
 
     Raises:
         NonFiniteTraining: A value of the delta is not finite.
@@ -85,5 +96,5 @@ def private_report(
     if codec.noise_multiplier > 0:
         from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource  # most plans have none
 
-        DiscreteGaussian(codec.noise * codec.scale).add_to(lanes[:-ZERO_LANES], NoiseSource.fresh())
+        DiscreteGaussian(codec.noise * codec.scale).add_to(lanes[:-ZERO_LANES], simulated_noise or NoiseSource.fresh())
     return encode_report(participation, codec, codec.packed(lanes))

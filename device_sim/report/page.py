@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Final
 
 from device_sim.history import History, PhoneEvent, RoundRecord, Summary
-from device_sim.report import pictures
+from device_sim.report import pictures, protection
 from device_sim.report.elements import byte_count, clock, counted, duration, figure, legend, number, percent, section
 
 _QUIET: Final = ("check-in", "waiting")
@@ -32,6 +32,8 @@ def page(history: History, summary: Summary) -> str:
             _uneven(history),
             _day(history),
             _what_left(history, summary),
+            protection.sums(history),
+            protection.claim(history, summary),
             _rounds(history),
             _digest(summary),
             "</main>",
@@ -285,7 +287,7 @@ def _what_left(history: History, summary: Summary) -> str:
     up = sum(one.bytes_up for one in history.rounds)
     down = sum(one.bytes_down for one in history.rounds)
     return section(
-        "privacy",
+        "leaving",
         "What left the phones, and what did not",
         "In plain words, for exactly the configuration this demo ran.",
         '<div class="pair leaves"><div class="card"><h3>Never left a phone</h3><ul>'
@@ -296,19 +298,19 @@ def _what_left(history: History, summary: Summary) -> str:
         "<li><strong>The trained weights as such.</strong> Only their change.</li>"
         '</ul></div><div class="card"><h3>Did leave the phone</h3><ul>'
         "<li><strong>One delta per report</strong>: how the weights changed, clipped to a fixed length, rounded at "
-        f"random to fixed-point integers, and signed. {byte_count(summary.bytes_up_per_report)} each, for every phone "
-        "the same.</li>"
+        f"random to fixed-point integers{_treated(history)}, and signed. {byte_count(summary.bytes_up_per_report)} "
+        "each, for every phone the same.</li>"
         "<li><strong>Check-ins and reasons</strong>: that the phone is there, which runtime it has, roughly how many "
         "examples it holds, and a code when it could not finish.</li>"
         f"<li><strong>In total</strong> {byte_count(up)} up and {byte_count(down)} down, all phones and rounds.</li>"
-        '</ul></div></div><div class="card below"><h3>What that does and does not protect</h3>'
-        "<p>Here the summing mode is <code>plain</code> and the privacy <code>none</code>: the coordinator sees each "
-        "phone's report before adding it to the others, and no noise is added. A delta is not the data, but somebody "
-        "who sees a single one can learn something about the examples behind it. Clipping bounds how far one phone can "
-        "move the model; on its own it is no privacy guarantee.</p>"
-        "<p>Data that stay on the phone are a beginning. Hiding single reports takes secure summing, and hiding a "
-        "person in the result takes noise. This run had neither.</p></div>",
+        "</ul></div></div>",
     )
+
+
+def _treated(history: History) -> str:
+    """What else a phone does to a delta before it leaves."""
+    noised = ", noised" if history.claim.mode == protection.DISTRIBUTED else ""
+    return noised + (", masked" if history.summing == protection.SECURE else "")
 
 
 def _rounds(history: History) -> str:

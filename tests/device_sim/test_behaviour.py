@@ -15,7 +15,7 @@ from device_sim.programme import plan_for
 from device_sim.recipes import RECIPES
 from device_sim.watching import Heard
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.plan import Summing
+from edge_runtime.protocol.plan import Privacy, Summing
 from edge_runtime.protocol.secure_sum.transcript import Floors
 from edge_runtime.session.terms import authority_for
 
@@ -108,14 +108,14 @@ def test_other_lines_are_no_events(line: str) -> None:
 
 @pytest.mark.parametrize("phones", [1, 2, 5, 16, 80, 100])
 def test_a_plain_plan_fits_any_size_of_fleet(phones: int) -> None:
-    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.PLAIN)
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.PLAIN, Privacy.NONE)
     assert 1 <= plan.min_reports <= plan.goal <= plan.max_participants == phones
     assert 1 <= plan.expected_participants <= phones
 
 
 @pytest.mark.parametrize(("phones", "groups"), [(5, 1), (6, 1), (16, 1), (40, 2), (80, 3), (100, 5), (500, 25)])
 def test_a_secure_plan_is_about_one_group_and_the_fleet_makes_several(phones: int, groups: int) -> None:
-    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE)
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE, Privacy.DISTRIBUTED)
     assert phones // plan.max_participants == groups
     assert plan.fewest_members == plan.survivors
     authority_for(plan, SigningKey(bytes(32)).public, Floors(smallest_group=3, fewest_survivors=3))  # a sum that hides
@@ -123,7 +123,7 @@ def test_a_secure_plan_is_about_one_group_and_the_fleet_makes_several(phones: in
 
 @pytest.mark.parametrize("phones", [5, 6, 8, 16, 40, 80, 100, 250, 500])
 def test_a_secure_group_stands_the_usual_dropouts(phones: int) -> None:
-    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE)
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE, Privacy.DISTRIBUTED)
     assert plan.survivors is not None
     assert plan.survivors <= plan.max_participants * (1 - DROPOUT_SHARE)
 
@@ -131,7 +131,7 @@ def test_a_secure_group_stands_the_usual_dropouts(phones: int) -> None:
 @pytest.mark.parametrize("phones", [1, 4])
 def test_too_few_phones_for_a_group_are_told_what_to_do(phones: int) -> None:
     with pytest.raises(ValueError, match=r"too few to sum securely: take more with --devices, or .* --summing plain"):
-        plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE)
+        plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE, Privacy.DISTRIBUTED)
 
 
 def test_pooled_examples_are_those_of_all_devices() -> None:

@@ -15,7 +15,8 @@ from tests.device_sim.histories import history, round_record, summary
 
 KEYS = [
     "rounds", "devices", "reports_counted", "accuracy_initial", "accuracy_final", "accuracy_local_mean",
-    "accuracy_central", "seconds", "bytes_up_per_report", "final_weights_sha256",
+    "accuracy_central", "seconds", "bytes_up_per_report", "final_weights_sha256", "privacy_mode",
+    "epsilon_coordinator", "epsilon_recipients", "target_delta", "accuracy_without_noise",
 ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from device_sim.history import History, PhoneEvent
 from device_sim.report import render
-from tests.device_sim.histories import history, hostile, round_record, summary
+from device_sim.report.protection import epsilon
+from tests.device_sim.histories import history, hostile, plain, round_record, summary
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script src=//x.example>\"'&amp;</style></svg>$x_1$ 電話"
@@ -65,12 +66,43 @@ def rendered() -> str:
         "Accuracy by round", "Loss by round", "All data pooled (what federation avoids)", "Each phone alone (mean)",
         "Participants and dropouts by round", "network-lost", "Examples by device, and their class mix",
         "Each phone alone against the shared model", "One phone's day: phone-3", "selection-pending", "battery-low",
-        "What left the phones, and what did not", "the coordinator sees each phone's report", "no noise is added",
+        "What left the phones, and what did not", "fixed-point integers, noised, masked, and signed",
+        "How the reports were added up", "8 groups formed, 4 of them opened their sum", "too-few-shared 1",
+        "(of 34 reports and more)", "Any single report.", "Groups by round",
+        "Privacy, in figures", "104", "43.6", "0.0063", "1.5", "104 is no useful promise",
+        "1.5 points of accuracy: without noise the same phones, rounds and seed reach 74.0%",
+        "ε = 5.5 at δ = 2.5e-07", "ε = 0.57 at δ = 2.5e-07", "ε = 103.205 at δ = 0.0063 against the coordinator.",
         "Every round", "5f" * 32,
     ],
 )  # fmt: skip
 def test_the_page_shows(rendered: str, words: str) -> None:
     assert words in Page(rendered).text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plain summing: the coordinator sees each report", "Each report, with the phone it came from",
+        "Mode none: no noise is added, so there is no figure to give.", "fixed-point integers, and signed",
+    ],
+)  # fmt: skip
+def test_the_page_of_a_plain_run_shows(words: str) -> None:
+    text = Page(render(*plain())).text
+    assert words in text
+    assert "ε" not in text
+
+
+def test_no_bound_is_rounded_down() -> None:
+    assert [epsilon(value) for value in (0.561, 1.001, 5.44, 99.91, 99.99, 100.2, 12_345.6)] == [
+        "0.57", "1.1", "5.5", "100.0", "100.0", "101", "12,346"
+    ]  # fmt: skip
+
+
+def test_noise_that_cost_nothing_is_not_made_a_gain() -> None:
+    better = dataclasses.replace(summary(), accuracy_without_noise=0.7)
+    text = Page(render(history(), better)).text
+    assert "nothing that can be measured on so few examples" in text
+    assert "\N{MINUS SIGN}2.5" in text
 
 
 def test_the_page_loads_nothing(rendered: str) -> None:
@@ -105,7 +137,7 @@ def test_pictures_take_their_colours_from_the_page(rendered: str) -> None:
 
 def test_every_table_has_headers_with_a_scope(rendered: str) -> None:
     page = Page(rendered)
-    assert len(page.named("table")) == len(page.named("caption")) == 2
+    assert len(page.named("table")) == len(page.named("caption")) == 3
     assert {one.get("scope") for one in page.named("th")} == {"col", "row"}
 
 
@@ -146,13 +178,13 @@ def test_texts_of_others_are_escaped() -> None:
 )
 def test_the_page_is_whole_for(changed: History) -> None:
     page = Page(render(changed, summary()))
-    assert len(page.named("section")) == 7
+    assert len(page.named("section")) == 9
     assert "nan" not in page.text.lower().split()
 
 
 def test_one_round_without_dropouts_is_enough_for_a_page() -> None:
     page = Page(render(dataclasses.replace(history(), rounds=(round_record(1, {}),)), summary()))
-    assert len(page.named("section")) == 7
+    assert len(page.named("section")) == 9
     assert "No participant dropped out." in page.text
 
 
