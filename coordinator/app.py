@@ -148,7 +148,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] = utc_now, wit
     app.state.metrics_token = settings.metrics_token
     app.state.metrics = metrics
     app.add_middleware(Observed, metrics=metrics, access=settings.access_log)
-    door = CheckInDoor(desk, check_ins.turn_away, parts.bell, settings.hold_s)
+    door = CheckInDoor(desk, check_ins.turn_away, parts.bell, settings.hold_s, metrics.check_in)
     app.door = Observed(door, metrics, settings.access_log)
     _route(app)
     return app

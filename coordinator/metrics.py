@@ -38,6 +38,10 @@ class Metrics:
         self._received = Counter(
             "edgewise_http_received_bytes", "Bodies announced.", ["route"], registry=self._registry
         )
+        self._check_ins = Counter(
+            "edgewise_check_ins", "Check-ins answered, by what they heard.", ["answer"], registry=self._registry
+        )
+        self._heard: dict[str, Counter] = {}
         self._dropped = Counter(
             "edgewise_attributes_dropped",
             "Attributes that check-ins brought and nobody keeps: not declared, or not as declared.",
@@ -58,6 +62,13 @@ class Metrics:
             timed = self._timed[route] = self._seconds.labels(route), self._received.labels(route)
         timed[0].observe(seconds)
         timed[1].inc(received_bytes)
+
+    def check_in(self, answer: str) -> None:
+        """Count what a check-in heard: `assigned`, or why it waits."""
+        counter = self._heard.get(answer)
+        if counter is None:
+            counter = self._heard[answer] = self._check_ins.labels(answer)
+        counter.inc()
 
     def attributes_dropped(self, undeclared: int, misfits: int) -> None:
         """Count what an app says of its devices though its population declares it otherwise, or not at all."""

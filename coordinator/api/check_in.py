@@ -41,6 +41,7 @@ class CheckInDoor:
 
     Args:
         turn_away: What a check-in hears when the desk is full.
+        answered: Is told what each check-in heard: `assigned`, or the reason of its retry window.
     """
 
     def __init__(
@@ -49,18 +50,22 @@ class CheckInDoor:
         turn_away: Callable[[CheckIn], CheckInAnswer],
         bell: Bell,
         hold_s: float,
+        answered: Callable[[str], None] = lambda _what: None,
     ) -> None:
         self._desk = desk
         self._turn_away = turn_away
         self._bell = bell
         self._hold_s = hold_s
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = _written(await self._answer(scope, receive))
+            told = await self._answer(scope, receive)
         except Refusal as refusal:
             await problem_response(Request(scope), refusal)(scope, receive, send)
             return
+        self._answered("assigned" if told.retry is None else told.retry.reason)
+        answer = _written(told)
         headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from coordinator.api import check_in as door
+from coordinator.api.desk import Desk
 from coordinator.logs import AccessLog, JsonLines, LogForm, request_id, start_logging
 from coordinator.settings import Settings, unknown_variables
 from coordinator.store import migrate
 from edge_runtime.protocol.checkin import CHECK_IN_PATH
-from tests.coordinator.asking import ask, assigned, offer, refusal, send_report
+from tests.coordinator.asking import ask, assigned, check_in, offer, refusal, send_report
 from tests.programme import Home, Phone
 
 
@@ -68,6 +70,20 @@ def test_check_ins_are_counted_and_named_like_every_other_request(home: Home, ph
     assert (answered(200), answered(refused.status_code)) == (1, 1)
     assert found["edgewise_http_request_seconds_count", (("route", CHECK_IN_PATH),)] == 2
     assert found["edgewise_http_received_bytes_total", (("route", CHECK_IN_PATH),)] == len(offer(phone)) + 2
+
+
+def test_check_ins_are_counted_by_what_they_heard(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.start_task()
+    phones = [home.phone(number) for number in range(4)]
+    assigned(home, phones)
+    monkeypatch.setattr(Desk, "full", True)
+    monkeypatch.setattr(door, "TURNING_AWAY_S", 0)
+    check_in(home, phones[0], "later")
+    found = scraped(home)
+    heard = {
+        dict(labels)["answer"]: count for (name, labels), count in found.items() if name == "edgewise_check_ins_total"
+    }
+    assert heard == {"selection-pending": 4, "assigned": 4, "busy": 1}
 
 
 def test_metrics_hold_nothing_of_one_device_or_tenant(home: Home) -> None:
