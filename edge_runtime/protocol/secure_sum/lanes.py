@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from edge_runtime.protocol.secure_sum.packing import LaneVector
 
 __all__ = ["LANE_BITS", "ZERO_LANES", "Delta", "LaneVector", "Lanes", "add_into", "sum_lanes"]
 
-Delta = npt.NDArray[np.float32]
+Delta: TypeAlias = npt.NDArray[np.float32]
 
 ZERO_LANES: Final = 4
 """Lanes after the delta that are zero in every report: a sum in which they are not was tampered with or misaligned."""

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -45,7 +45,7 @@ _LOW_ORDER: Final = frozenset(
 Source: https://cr.yp.to/ecdh.html#validate, without the encodings that are not the canonical ones.
 """
 
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """`map`, or the `map` of a thread pool: AES and numpy release the interpreter lock."""
 
 

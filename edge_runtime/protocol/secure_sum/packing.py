@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.protocol.errors import LanesOutOfRange, ReportLength
 
-LaneVector = npt.NDArray[np.uint32]
+LaneVector: TypeAlias = npt.NDArray[np.uint32]
 
 _WORD_BITS: Final = 32
 _BYTE_BITS: Final = 8

@@ -215,6 +215,13 @@ def test_a_bad_box_costs_its_dealer_and_not_the_group(signed: bool, garbage: boo
     assert cut(group, total) == plain_sum(group, vectors, everybody)
 
 
+def test_faults_have_the_names_of_the_page() -> None:
+    """They are in rows, in evidence and on the operator's screen."""
+    assert [fault.value for fault in Fault] == [
+        "bad-box", "false-complaint", "disputed-box", "forged-share", "inconsistent-shares",
+    ]  # fmt: skip
+
+
 def test_a_false_complaint_costs_who_made_it() -> None:
     play = played()
     agreement, seat = play.party.agreement, play.party.seats[0]

@@ -288,6 +288,24 @@ def test_lanes_that_could_overflow_or_hold_nothing_are_refused(bits: int, most: 
         lanes_of(bits, most, **more)
 
 
+def test_numbers_at_their_limits_are_taken_and_none_beyond() -> None:
+    for norm, beyond in ((1e-9, 0.999e-9), (1e6, 1_000_000.5)):
+        assert replace(lanes_of(24, 3), clipping_norm=norm).scale > 0
+        with pytest.raises(InvalidPlan, match="clipping_norm is 1e-09 to 1000000"):
+            replace(lanes_of(24, 3), clipping_norm=beyond)
+    assert lanes_of(24, 3, noise_multiplier=1000.0).noise == 1000.0
+    with pytest.raises(InvalidPlan, match="noise_multiplier is 0 to 1000"):
+        lanes_of(24, 3, noise_multiplier=1000.5)
+    with pytest.raises(InvalidPlan, match="0 participants"):
+        lanes_of(24, 0)
+
+
+def test_lanes_that_say_nothing_more_have_no_noise() -> None:
+    plain = Lanes(bits=24, clipping_norm=1.0, max_participants=3)
+    assert plain == Lanes(24, 1.0, 3, noise_multiplier=0.0, honest_survivors=1, rotation_seed=b"", bounded=False)
+    assert (plain.noise, plain.rotated) == (0.0, False)
+
+
 def test_lanes_that_are_not_spoken_are_refused_with_those_that_are() -> None:
     with pytest.raises(InvalidPlan, match="lanes of 33 bits are not spoken; only 20 to 32"):
         lanes_of(33, 5)
