@@ -123,8 +123,13 @@ def check_schedule(plan: Plan, *, buffered: bool, rounds: int | None) -> None:
     """Return if a task with such rounds can carry the plan's mode.
 
     Raises:
-        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones.
+        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones; norms do not adapt.
     """
+    if plan.adaptive is not None:
+        raise ModeNotGiven(
+            "No coordinator of this version moves a clipping norm, and its devices refuse such plans.",
+            "Leave adaptive, and take the median norm of deltas from a simulation.",
+        )
     if mode_of(plan) is not Mode.CORRELATED:
         return
     if buffered:
