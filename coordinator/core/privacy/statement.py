@@ -111,6 +111,9 @@ class Statement:
 NO_SAMPLING: Final = "no sampling is assumed"
 POISSON: Final = "each device of a fixed, known population is drawn by a coin of the coordinator"
 
+_ZEROED: Final = frozenset({Mode.DISTRIBUTED, Mode.LOCAL, Mode.EXAMPLE_LEVEL})
+"""Modes of which everybody sees who takes part, or how many examples there are: the order of an epoch rests on it."""
+
 _ASSUMPTIONS: Final = {
     Mode.DISTRIBUTED: (
         "devices run the signed plan",
@@ -158,7 +161,7 @@ def stated(
         target_delta=target_delta,
         opponent=opponent,
         unit=Unit.EXAMPLE if example else Unit.INSTALLATION,
-        adjacency=Adjacency.ZERO_OUT if mode in (Mode.DISTRIBUTED, Mode.LOCAL) else Adjacency.ADD_OR_REMOVE,
+        adjacency=Adjacency.ZERO_OUT if mode in _ZEROED else Adjacency.ADD_OR_REMOVE,
         mechanism=MECHANISMS[mode],
         sampling=POISSON if sampled else NO_SAMPLING,
         accountant=accountant,
