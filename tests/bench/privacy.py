@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from coordinator.core.privacy.events import GaussianEvent
+from coordinator.core.privacy.ledger import Account, Budget, Cost, Fact, FactKind, Purpose, TaskAccount, applied, spent
 from coordinator.core.privacy.participation import ParticipationLimits
 from coordinator.core.privacy.planner import Wish, planned
 from coordinator.core.privacy.rdp import Running, sampled_gaussian
@@ -31,11 +32,12 @@ RATES: Final = {
 """σ, and the rate that is named for it."""
 ROUNDS: Final = 1000
 DELTA: Final = 1e-6
+_BUDGET: Final = Budget(opponent=Opponent.RECIPIENTS, target_delta=DELTA, epsilon=1e3)
 
 
 def rows(_folder: Path) -> list[Row]:
     found = [_sampler(id_, sigma, rate) for id_, (sigma, rate) in RATES.items()]
-    return [*found, _lanes(), _query(), _cached(), _plan()]
+    return [*found, _lanes(), _query(), _ledger_query(), _cached(), _plan()]
 
 
 def _median_s(work: Callable[[], object]) -> float:
@@ -80,6 +82,29 @@ def _query() -> Row:
     return _cost(
         "privacy.epsilon_query", _median_s(ours), 0.025,
         f"one round more at a sampling rate never seen before, then ε, after {ROUNDS} of them; limit: 25 ms",
+    )  # fmt: skip
+
+
+def _account(rounds: int, rate: float = 0.01) -> Account:
+    """A population's ledger after so many rounds, each at a sampling rate of its own."""
+    charged = {at: Cost(None, 0.5, sampling_rate=rate + at * 1e-6) for at in range(1, rounds + 1)}
+    task = TaskAccount(ParticipationLimits(), Purpose.TRAINING, charged, mode=Mode.CENTRAL)
+    return Account((_BUDGET,), {"words": task})
+
+
+def _ledger_query() -> Row:
+    """What a reservation asks: a round more, at a rate never seen, and how much of the budget is gone then."""
+    account, fresh = _account(ROUNDS), itertools.count(1)
+    spent(account, _BUDGET)
+
+    def ours() -> None:
+        cost = Cost(None, 0.5, sampling_rate=0.02 + next(fresh) * 1e-7)
+        fact = Fact(kind=FactKind.RESERVED, task="words", round=ROUNDS + 1, cost=cost)
+        spent(applied(account, fact), _BUDGET)
+
+    return _cost(
+        "privacy.ledger_query", _median_s(ours), 0.025,
+        f"the ledger of {ROUNDS} rounds, one more at a rate never seen before, and its ε; limit: 25 ms",
     )  # fmt: skip
 
 

@@ -148,8 +148,9 @@ class TaskAccount:
     def events(self, opponent: Opponent) -> list[Event]:
         """What a device gave at most, with what is reserved."""
         both = {**self.reserved, **self.charged}
-        sampled = [cost for cost in both.values() if opponent is Opponent.RECIPIENTS and cost.sampling_rate]
-        plain = {number: cost for number, cost in both.items() if cost not in sampled}
+        against_recipients = opponent is Opponent.RECIPIENTS
+        sampled = [cost for cost in both.values() if against_recipients and cost.sampling_rate]
+        plain = {number: cost for number, cost in both.items() if not (against_recipients and cost.sampling_rate)}
         costs = [plain[number].against(opponent) or 0.0 if number in plain else 0.0 for number in _span(plain)]
         found: list[Event] = [ConcentratedEvent(dearest(costs, self.limits))]
         found += [GaussianEvent(1 / math.sqrt(2 * (c.recipients or 0)), c.sampling_rate or 1) for c in sampled]
@@ -202,7 +203,7 @@ def spent(account: Account, budget: Budget) -> Spent:
             raise InvalidBudget("A budget in ρ knows no sampling.", "Give the budget as ε at a target delta.")
         rho = sum(event.rho for event in events if isinstance(event, ConcentratedEvent))
         return Spent(budget, rho, rho / budget.rho, "zcdp")
-    epsilon, accountant = _epsilon(tuple(sorted(events, key=repr)), budget.target_delta)
+    epsilon, accountant = _epsilon(tuple(events), budget.target_delta)
     return Spent(budget, epsilon, epsilon / (budget.epsilon or math.inf), accountant)
 
 

@@ -1,0 +1,132 @@
+"""Claims: a figure beside its second opinion, kept with the release it was made for, and refused where both differ."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from coordinator import accounting
+from coordinator.core.privacy.events import Event, GaussianEvent
+from coordinator.core.privacy.gaussian import exact_epsilon
+from coordinator.core.privacy.opinions import Opinion, SecondOpinions, agreed
+from tests.coordinator.privacy.spending import CENTRAL, DELTA, NOISE, PRIVACY, put_budget, statement_of
+from tests.coordinator.running import begun, reported
+from tests.programme import POPULATION, Home, one_hot, replace
+
+
+def after_one_round(home: Home) -> str:
+    """The model version of a committed round of central noise."""
+    home.publish()
+    phones = [home.phone(number) for number in range(2)]
+    put_budget(home, "recipients", rho=9.0).raise_for_status()
+    home.start_task(replace(CENTRAL, goal=1), pool_size=1, rounds=1)
+    (assignment,) = begun(home, phones[:1], "one")
+    reported(home, phones[0], assignment, one_hot(0))
+    home.look()
+    found: str = home.task()["checkpoint_sha256"]
+    return found
+
+
+def asking(home: Home, factor: float) -> list[Sequence[Event]]:
+    """Let second opinions be a fake's, which is off by a factor; what it was asked."""
+    asked: list[Sequence[Event]] = []
+
+    def ask(events: Sequence[Event], delta: float) -> tuple[Opinion, Opinion]:
+        asked.append(events)
+        (event,) = events
+        assert isinstance(event, GaussianEvent)
+        right = exact_epsilon(1 / event.noise_multiplier, delta)
+        claim, second = Opinion("ours", right, delta), Opinion("theirs", right * factor, delta)
+        return agreed(claim, second), second
+
+    home.app.state.parts = replace(home.app.state.parts, second_opinion=lambda: ask)
+    return asked
+
+
+def release(home: Home, checkpoint: str) -> Any:
+    wanted = {"checkpoint_sha256": checkpoint, "share": 0.5}
+    return home.operator("POST", f"/populations/{POPULATION}/releases", json=wanted)
+
+
+def claims(home: Home) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = home.operator("GET", f"{PRIVACY}/claims").raise_for_status().json()
+    return found
+
+
+def test_a_release_keeps_its_claim_beside_the_second_opinion_once(home: Home) -> None:
+    checkpoint = after_one_round(home)
+    asked = asking(home, 1.01)
+    number = release(home, checkpoint).raise_for_status().json()["number"]
+    release(home, checkpoint).raise_for_status()
+    (claim,) = claims(home)
+    epsilon = exact_epsilon(1 / NOISE, DELTA)
+    assert claim["epsilon"] == pytest.approx(epsilon, rel=1e-3)
+    assert claim["second_epsilon"] == pytest.approx(epsilon * 1.01, rel=1e-3)
+    assert (claim["accountant"], claim["second_accountant"]) == ("ours", "theirs")
+    assert (claim["opponent"], claim["target_delta"], claim["release"]) == ("recipients", DELTA, number)
+    said = statement_of(home)
+    assert (claim["entries"], claim["head"]) == (said["entries"], said["head"])
+    assert isinstance(asked[0][0], GaussianEvent)
+
+
+@pytest.mark.parametrize("factor", [0.97, 1.03])
+def test_a_release_is_refused_when_two_accountants_differ_by_more_than_two_per_cent(home: Home, factor: float) -> None:
+    checkpoint = after_one_round(home)
+    asking(home, factor)
+    answer = release(home, checkpoint)
+    assert (answer.status_code, answer.json()["code"]) == (409, "opinions-differ")
+    assert "theirs" in answer.json()["reason"]
+    assert home.operator("GET", f"/populations/{POPULATION}/releases").json() == []
+    assert home.operator("POST", f"{PRIVACY}/claims").json()["code"] == "opinions-differ"
+    assert claims(home) == []
+
+
+def test_a_claim_may_be_made_at_any_time_and_stays(home: Home) -> None:
+    after_one_round(home)
+    made = home.operator("POST", f"{PRIVACY}/claims").raise_for_status().json()
+    assert [(one["opponent"], one["second_epsilon"], one["release"]) for one in made] == [("recipients", None, None)]
+    assert claims(home) == made
+
+
+def test_nothing_is_claimed_where_nothing_was_charged(home: Home) -> None:
+    home.publish()
+    put_budget(home, rho=1.0).raise_for_status()
+    asked = asking(home, 1.0)
+    assert home.operator("POST", f"{PRIVACY}/claims").raise_for_status().json() == []
+    said = statement_of(home)
+    assert (said["figures"], said["rounds"], said["modes"]) == ([], 0, [])
+    assert asked == []
+
+
+def test_central_noise_says_that_it_does_not_protect_from_the_coordinator(home: Home) -> None:
+    after_one_round(home)
+    against = {one["opponent"]: one for one in statement_of(home, "?task=words")["figures"]}
+    assert against["coordinator"]["epsilon"] is None
+    assert against["coordinator"]["sentence"].startswith("No protection against the coordinator")
+    assert against["recipients"]["epsilon"] == pytest.approx(exact_epsilon(1 / NOISE, DELTA), rel=1e-3)
+    assert against["recipients"]["adjacency"] == "add or remove one"
+    assert against["recipients"]["budget_share"] == pytest.approx(1 / (2 * NOISE**2) / 9.0, rel=1e-3)
+
+
+def test_a_second_opinion_that_is_required_and_not_to_be_had_forbids_the_claim(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = after_one_round(home)
+    monkeypatch.setattr("coordinator.accounting.importlib.util.find_spec", lambda _name: None)
+    required = replace(home.app.state.parts, second_opinion=lambda: accounting.asked(SecondOpinions.REQUIRED))
+    home.app.state.parts = required
+    answer = release(home, checkpoint)
+    assert (answer.json()["code"], answer.json()["nearest"]) == ("not-covered", "Install opacus.")
+    assert accounting.asked(SecondOpinions.INSTALLED) is None
+    assert accounting.asked(SecondOpinions.NEVER) is None
+
+
+def test_a_coordinator_that_asks_nobody_loads_neither_opacus_nor_torch() -> None:
+    """In a process of its own: a budget, a charged round, its statement, a plan and a release."""
+    command = [sys.executable, "-W", "error", "-m", "tests.coordinator.privacy.without_opacus"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout.strip()) == (0, "none"), found.stderr
