@@ -14,28 +14,21 @@ from typing import Final, NamedTuple, TypeVar
 from sqlmodel import Session, col, select
 
 from coordinator.claims import Claims
-from coordinator.core.rounds import OPEN_PHASES, Phase
+from coordinator.core.rounds import OPEN_PHASES
 from coordinator.group_work import GroupWork
 from coordinator.housekeeping import HEARTBEAT_S, House
-from coordinator.services import hiding, ledger, measuring, rounds, selecting, sums, updates
+from coordinator.round_work import RoundWork
+from coordinator.services import ledger, rounds, selecting, updates
 from coordinator.services.retention import Keep
 from coordinator.services.secure_groups import Charge, charge_nothing
 from coordinator.store import news
-from coordinator.store.blobs import BlobKind, Blobs
+from coordinator.store.blobs import Blobs
 from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import Database, database_now
 from coordinator.store.leases import LeaseLost
 from coordinator.store.tables import Round
-from edge_runtime.protocol.errors import (
-    DigestMismatch,
-    InvalidWeights,
-    NotFound,
-    PrivacyRefusal,
-    StorageFull,
-    Unavailable,
-)
+from edge_runtime.protocol.errors import StorageFull, Unavailable
 from edge_runtime.protocol.keys import PublicKey, SigningKey
-from edge_runtime.protocol.reasons import Abandonment
 
 _log = logging.getLogger("edgewise.worker")
 
@@ -87,16 +80,17 @@ class Worker:
         charge: Charge = charge_nothing,
     ) -> None:
         self._database = database
-        self._blobs = blobs
-        self._key = key
         self._interval_s = interval_s
-        self._chunk_reports = chunk_reports
         self._changed = changed
         self._lease_s = lease_s
         holder = secrets.token_hex(16)
         self._claims = Claims(database, holder, lease_s)
         self._house = House(database, blobs, self._claims, holder, keep)
         self._groups = GroupWork(database, blobs, self._write, self._claims.hold, authority, charge)
+        garbage = self._house.collect_garbage
+        self._rounds = RoundWork(
+            database, blobs, key, chunk_reports, self._write, self._claims.hold, self._groups, garbage
+        )
         self._news = False
         self._unhinted_s = interval_s if database.is_postgres else max(interval_s, min(1.0, _UNHINTED * interval_s))
         self._hinted = threading.Event()
@@ -223,12 +217,12 @@ class Worker:
             buffers = updates.buffers(session)
         for task_id in buffers:
             what = f"the buffer of task {task_id}"
-            yield _Step(what, task_id, partial(self._empty, task_id, now))
+            yield _Step(what, task_id, partial(self._rounds.empty, task_id, now))
         for task_id in tasks:
-            yield _Step(f"task {task_id}", task_id, partial(self._tend, task_id, now))
+            yield _Step(f"task {task_id}", task_id, partial(self._rounds.tend, task_id, now))
         for one in found:
             what = f"round {one.number} of task {one.task_id}"
-            yield _Step(what, one.task_id, partial(self._move, one, now))
+            yield _Step(what, one.task_id, partial(self._rounds.move, one, now))
 
     def _write(
         self, point: CrashPoint, task_id: str, act: Callable[[Session], Answer], *, tells: bool = False
@@ -255,185 +249,3 @@ class Worker:
         crash_point(point)
         self._news |= tells and answer is not False
         return answer
-
-    # --- tasks ------------------------------------------------------------------------------------------------------
-
-    def _tend(self, task_id: str, now: datetime) -> bool:
-        if not self._claims.hold(task_id):
-            return False
-        return self._write(
-            CrashPoint.TASK_TENDED, task_id, lambda session: selecting.tend(session, task_id, now), tells=True
-        )
-
-    def _empty(self, task_id: str, now: datetime) -> bool:
-        """Drop what is stale in a task's buffer, and apply an update if there is enough for one."""
-        if not self._claims.hold(task_id):
-            return False
-        with self._database.reading() as session:
-            buffer = updates.buffers(session).get(task_id)
-        if buffer is None:
-            return False
-        if buffer.stale:
-            self._write(CrashPoint.STALE_DROPPED, task_id, lambda session: updates.drop_stale(session, task_id, now))
-        if buffer.fresh:
-            self._update(task_id, buffer.fresh, now)
-        return True
-
-    def _update(self, task_id: str, round_ids: tuple[str, ...], now: datetime) -> None:
-        """Make the next model version of the sums of rounds; what cannot be read or used is given up by name."""
-        if not self._hide(task_id, round_ids, now):
-            return
-        try:
-            with self._database.reading() as session:
-                before = hiding.stream_of(session, task_id)
-                update = updates.compute_update(session, self._blobs, self._key, task_id, round_ids)
-        except hiding.Unprepared:
-            return  # the next look draws other noise
-        except sums.GroupDamaged as damaged:
-            self._abort(damaged, task_id, now)
-            return
-        except (DigestMismatch, NotFound):
-            self._give_up(task_id, round_ids, Abandonment.STORAGE_DAMAGED, now)
-            return
-        except InvalidWeights:
-            self._give_up(task_id, round_ids, Abandonment.UPDATE_NOT_FINITE, now)
-            return
-        crash_point(CrashPoint.UPDATE_STORED)
-        done = self._write(
-            CrashPoint.UPDATE_COMMITTED,
-            task_id,
-            lambda session: updates.commit_update(session, update, now),
-            tells=True,
-        )
-        replaced = update.replaced_state_sha256
-        if done and replaced is not None and replaced != update.state_sha256:
-            self._blobs.delete(update.tenant, BlobKind.OPTIMISER_STATE, replaced)
-        if done and update.stream is not None and before is not None and before != update.stream.sha256:
-            self._blobs.delete(update.tenant, BlobKind.NOISE_STATE, before)
-        self._house.collect_garbage()
-
-    def _hide(self, task_id: str, round_ids: tuple[str, ...], now: datetime) -> bool:
-        """Charge rounds, and draw the noise with which the coordinator hides their sums. Whether they may be used."""
-        with self._database.reading() as session:
-            prepared = hiding.is_prepared(session, task_id, round_ids)
-        try:
-            return prepared or self._write(
-                CrashPoint.NOISE_CHARGED, task_id, lambda session: hiding.prepare(session, round_ids)
-            )
-        except PrivacyRefusal:
-            self._give_up(task_id, round_ids, Abandonment.NOT_CHARGED, now)
-            return False
-
-    # --- rounds -----------------------------------------------------------------------------------------------------
-
-    def _move(self, round_: Round, now: datetime) -> bool:
-        if round_.phase == Phase.SELECTING:
-            return self._choose(round_, now)
-        moved = round_.closed_at is None and self._close(round_, now)
-        try:
-            moved = (round_.closed_at is None and self._groups.move(round_, now)) or moved
-            return self._add_up(round_, now) or moved
-        except sums.GroupDamaged as damaged:
-            self._abort(damaged, round_.task_id, now)
-            return True
-
-    def _choose(self, round_: Round, now: datetime) -> bool:
-        with self._database.reading() as session:
-            ready = selecting.is_ready_to_choose(session, round_.id, now)
-        if not ready or not self._claims.hold(round_.task_id):
-            return False
-        return self._write(
-            CrashPoint.PARTICIPANTS_CHOSEN,
-            round_.task_id,
-            lambda session: selecting.choose_participants(session, round_.id, now),
-            tells=True,
-        )
-
-    def _close(self, round_: Round, now: datetime) -> bool:
-        with self._database.reading() as session:
-            closes = rounds.closes(session, round_.id, now)
-        if closes is None or not self._claims.hold(round_.task_id):
-            return False
-        return self._write(
-            CrashPoint.ROUND_CLOSED, round_.task_id, lambda session: rounds.close_round(session, round_.id, now)
-        )
-
-    def _add_up(self, round_: Round, now: datetime) -> bool:
-        """Add up one chunk of what has arrived; end the round when all of it is added."""
-        with self._database.reading() as session:
-            group_ids = [group.id for group in rounds.live_groups(session, round_.id)]
-            waiting = [one for one in group_ids if sums.wants_chunk(session, one, self._chunk_reports)]
-            chunks = [(one, chunk) for one in group_ids for chunk in sums.chunks_to_add(session, one)]
-            complete = updates.is_complete(session, round_.id)
-        if not (chunks or waiting or complete) or not self._claims.hold(round_.task_id):
-            return False
-        if chunks:
-            self._add_chunk(round_, *chunks[0])
-        elif waiting:
-            self._write(
-                CrashPoint.CHUNK_ASSIGNED,
-                round_.task_id,
-                lambda session: sums.assign_chunk(session, waiting[0], self._chunk_reports),
-            )
-        else:
-            self._finish(round_, now)
-        return True
-
-    def _add_chunk(self, round_: Round, group_id: str, chunk: int) -> None:
-        with self._database.reading() as session:
-            codec = sums.codec_of(session, round_.task_id)
-            total = sums.add_chunk(session, self._blobs, round_.tenant, group_id, chunk, codec)
-        sha256 = self._blobs.put(round_.tenant, BlobKind.PARTIAL_SUM, total)
-        crash_point(CrashPoint.CHUNK_STORED)
-        self._write(
-            CrashPoint.CHUNK_RECORDED,
-            round_.task_id,
-            lambda session: sums.record_chunk(session, group_id, chunk, sha256),
-        )
-
-    def _finish(self, round_: Round, now: datetime) -> None:
-        """Do with the sum of a round what its task is for."""
-        with self._database.reading() as session:
-            end = updates.end_of(session, round_.task_id)
-        if end is updates.End.UPDATE:
-            self._update(round_.task_id, (round_.id,), now)
-        elif end is updates.End.BUFFER:
-            self._write(
-                CrashPoint.ROUND_BUFFERED, round_.task_id, lambda session: updates.buffer_round(session, round_.id)
-            )
-        else:
-            self._measure(round_, now)
-
-    def _measure(self, round_: Round, now: datetime) -> None:
-        if not self._hide(round_.task_id, (round_.id,), now):
-            return
-        try:
-            with self._database.reading() as session:
-                found = measuring.measure(session, self._blobs, round_.id)
-        except hiding.Unprepared:
-            return  # the next look draws other noise
-        self._write(
-            CrashPoint.METRICS_COMMITTED,
-            round_.task_id,
-            lambda session: measuring.commit_metrics(session, round_.id, found, now),
-            tells=True,
-        )
-        self._house.collect_garbage()
-
-    def _abort(self, damaged: sums.GroupDamaged, task_id: str, now: datetime) -> None:
-        _log.error("a group is aborted, %s", Abandonment.STORAGE_DAMAGED, exc_info=damaged)
-        self._write(
-            CrashPoint.GROUP_ABORTED,
-            task_id,
-            lambda session: rounds.abort_group(session, damaged.group_id, now),
-            tells=True,
-        )
-
-    def _give_up(self, task_id: str, round_ids: tuple[str, ...], why: Abandonment, now: datetime) -> None:
-        _log.exception("rounds %s are abandoned: %s", ", ".join(round_ids), why)
-
-        def give_up(session: Session) -> None:
-            for round_id in round_ids:
-                rounds.give_up_sum(session, round_id, why, now)
-
-        self._write(CrashPoint.ROUND_GIVEN_UP, task_id, give_up, tells=True)

@@ -172,7 +172,7 @@ def test_an_update_computed_twice_is_the_same_and_applied_once(home: Home) -> No
     home.look()
     reported(home, phones[1], assignments[1], delta_of(np.random.default_rng(1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(home.app.state.worker, "_update", lambda *_given: None)
+        patch.setattr(home.app.state.worker._rounds, "_update", lambda *_given: None)
         home.app.state.worker.look()
         home.app.state.worker.look()
         home.app.state.worker.look()

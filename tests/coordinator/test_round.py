@@ -284,14 +284,14 @@ def test_a_round_in_trouble_does_not_hold_up_another(home: Home, monkeypatch: py
     home.operator("PUT", "/populations/other").raise_for_status()
     order = home.order(replace(PLAN, population="other"), name="second", checkpoint_sha256=home.publish())
     home.start_order(order)
-    trouble = home.app.state.worker._add_up
+    trouble = home.app.state.worker._rounds._add_up
 
     def only_the_first(round_: Round, now: datetime) -> bool:
         if round_.number == 1 and round_.phase == "reporting":
             raise OSError("the disk sulks")
         return bool(trouble(round_, now))
 
-    monkeypatch.setattr(home.app.state.worker, "_add_up", only_the_first)
+    monkeypatch.setattr(home.app.state.worker._rounds, "_add_up", only_the_first)
     rung: list[bool] = []
     monkeypatch.setattr(home.app.state.worker, "_changed", lambda: rung.append(True))
     with pytest.raises(ExceptionGroup, match="some rounds could not be moved"):
