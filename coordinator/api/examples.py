@@ -26,7 +26,6 @@ from coordinator.services import reach
 from coordinator.services.funnel import Funnel
 from coordinator.services.round_views import GroupView, RoundView
 from coordinator.services.task_changes import DryRun
-from coordinator.services.tasks import PLAIN_WARNING
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import CheckIn, CheckInAnswer, RetryWindow
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Evidence, Left
@@ -131,8 +130,8 @@ def _objects() -> Iterator[object]:
         started_at=_AT,
         ended_at=None,
         ended_because=None,
-        summing=Summing.PLAIN,
-        warnings=[PLAIN_WARNING],
+        summing=Summing.SECURE,
+        warnings=[],
     )
     yield RoundView(
         number=1,

@@ -38,18 +38,27 @@ _HIDDEN: Final = ("version", "tenant", "population", "bundle_sha256")
 _BY_BUNDLE: Final = ("epochs", "batch_size", "learning_rate")
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "proximal_mu": 0.0,
-    "lane_bits": 32,
+    "lane_bits": 24,
     "close": Close.GOAL.value,
-    "summing": Summing.PLAIN.value,
+    "summing": Summing.SECURE.value,
     "privacy": Privacy.NONE.value,
     "min_examples": 1,
     "time_limit_s": 600.0,
 }
 """Of fields of the plan that have none in the protocol."""
+_PLAIN_LANE_BITS: Final = 32
+"""Of plain summing, so that the plan is one of the first version."""
+_SURVIVOR_PERCENT: Final = 80
+"""Of the largest group: so many reports must be in a sum that is opened, unless the order says otherwise."""
+_OF_GROUPS: Final[Mapping[str, str]] = {
+    "survivors": f"{_SURVIVOR_PERCENT} % of max_participants",
+    "fewest_members": "survivors",
+}
+"""What an order of secure summing may leave out, and what it is then."""
 _SUGGESTED: Final[Mapping[str, Any]] = {
     "clipping_norm": 4.0,
-    "expected_participants": 100,
-    "max_participants": 150,
+    "expected_participants": 120,
+    "max_participants": 130,
     "goal": 100,
     "min_reports": 50,
 }
@@ -140,6 +149,7 @@ def _plan(path: Path, tree: Mapping[str, Any], bundle_sha256: str, manifest: Man
         "bundle_sha256": bundle_sha256,
         "version": Plan.VERSION,
     }
+    _complete_groups(whole, given)
     if missing := sorted(names - set(whole)):
         said = plan_facts()[missing[0]]
         raise Mistake(f"[plan] in {path} lacks {missing[0]}. {said} `edgewise-coordinator tasks new` shows all")
@@ -147,6 +157,18 @@ def _plan(path: Path, tree: Mapping[str, Any], bundle_sha256: str, manifest: Man
         return _oldest(wire.decode(Plan, json.dumps(whole, default=_as_text).encode()))
     except (Malformed, InvalidPlan) as problem:
         raise Mistake(f"[plan] in {path}: {problem.detail}") from None
+
+
+def _complete_groups(whole: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Fill in what follows from how reports are added up."""
+    if whole["summing"] != Summing.SECURE.value:
+        whole["lane_bits"] = given.get("lane_bits", _PLAIN_LANE_BITS)
+        return
+    most = whole.get("max_participants")
+    if whole["survivors"] is None and isinstance(most, int):
+        whole["survivors"] = -(-most * _SURVIVOR_PERCENT // 100)
+    if whole["fewest_members"] is None:
+        whole["fewest_members"] = whole["survivors"]
 
 
 def _oldest(plan: Plan) -> Plan:
@@ -248,6 +270,8 @@ def _plan_lines(field: dataclasses.Field[Any], said: str) -> Iterator[str]:
         yield f"{field.name} = {_toml(_SUGGESTED[field.name])}"
     elif field.name in _BY_BUNDLE:
         yield f"# {field.name} = … (unless given, what the bundle suggests)"
+    elif field.name in _OF_GROUPS:
+        yield f"# {field.name} = … (unless given, {_OF_GROUPS[field.name]})"
     else:
         default = _DEFAULTS.get(field.name, field.default)
         yield f"# {field.name} = {_toml(default)}"

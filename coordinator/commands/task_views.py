@@ -51,8 +51,16 @@ def print_task(tree: dict[str, Any]) -> None:
         )
 
 
+def print_moved(tree: dict[str, Any]) -> None:
+    """A task that moved a step, and what whoever let it should know."""
+    typer.echo(f"{tree['name']} is {tree['state']}")
+    for warning in tree["warnings"]:
+        typer.echo(f"warning: {warning}")
+
+
 def print_created(tree: dict[str, Any]) -> None:
-    print_facts([("state", tree["state"]), ("checkpoint", tree["checkpoint_sha256"])])
+    facts = [("state", tree["state"]), ("checkpoint", tree["checkpoint_sha256"])]
+    print_facts([*facts, *(("warning", one) for one in tree["warnings"])])
     print_dry_run(tree["dry_run"])
 
 

@@ -22,7 +22,7 @@ from coordinator.commands.console import (
 )
 from coordinator.commands.remote import Address, TokenFile, connected, part
 from coordinator.commands.task_orders import create, new
-from coordinator.commands.task_views import RECENT, print_dry_run, print_funnel, print_task, rounds_of
+from coordinator.commands.task_views import RECENT, print_dry_run, print_funnel, print_moved, print_task, rounds_of
 from coordinator.core.tasks import TaskState
 
 tasks = typer.Typer(
@@ -97,7 +97,7 @@ def _move(
         found = operator.get(f"/tasks/{part(name)}")
         confirm(question, yes)
         tree = operator.change("POST", f"/tasks/{part(name)}/{verb}", if_match=found.etag).tree
-    show(as_json, tree, lambda one: typer.echo(f"{one['name']} is {one['state']}"))
+    show(as_json, tree, print_moved)
 
 
 @tasks.command()

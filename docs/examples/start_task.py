@@ -15,7 +15,7 @@ bundle = Path("model/bundle.ewb").read_bytes()
 bundle_sha256 = digest(bundle).hex()
 
 plan = Plan(
-    version=1,
+    version=4,
     tenant="acme",
     population="digits",
     bundle_sha256=bundle_sha256,
@@ -24,13 +24,15 @@ plan = Plan(
     learning_rate=0.3,
     proximal_mu=0.0,
     clipping_norm=4.0,
-    lane_bits=32,
-    expected_participants=3,
+    lane_bits=24,
+    expected_participants=7,
     max_participants=8,
-    goal=3,
-    min_reports=1,
+    goal=6,
+    min_reports=5,
     close=Close.ALL_RESOLVED,
-    summing=Summing.PLAIN,
+    summing=Summing.SECURE,
+    fewest_members=5,
+    survivors=5,
     privacy=Privacy.NONE,
     min_examples=8,
     time_limit_s=600.0,
@@ -50,7 +52,7 @@ with httpx.Client(base_url="http://127.0.0.1:8470", headers={"authorization": f"
         "checkpoint_sha256": first.json()["sha256"],
         "settings": {
             "stop": {"rounds": 2},
-            "pool_size": 4,
+            "pool_size": 8,
             "selecting_deadline_s": 60,
             "reporting_deadline_s": 60,
             "retry_rejected_s": 5,

@@ -15,7 +15,8 @@ from coordinator.commands import watching
 from coordinator.commands.ordering import plan_facts, read_order, template
 from coordinator.commands.remote import Operator, connected
 from coordinator.core.task_settings import ServerOptimiser, Stops, TaskSettings, facts
-from edge_runtime.protocol.plan import Plan
+from coordinator.services.tasks import PLAIN_WARNING
+from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.reasons import Outcome
 from tests.coordinator.asking import assigned, send_outcome, send_report
 from tests.coordinator.serving import Served, complaint, run, serving
@@ -28,7 +29,9 @@ PLAN = {
     "goal": 4,
     "min_reports": 2,
     "close": "all_resolved",
+    "summing": "plain",
 }
+SECURE: dict[str, Any] = {key: value for key, value in PLAN.items() if key != "summing"}
 SETTINGS: dict[str, Any] = {"pool_size": 4, "over_selection": 1.0, "retry_rejected_s": 10, "stop": {"rounds": 2}}
 
 
@@ -93,7 +96,25 @@ def test_the_template_is_an_order_that_can_be_read(folder: Path) -> None:
     read = read_order(folder / "order.toml", TENANT_KEY.public)
     assert (read.plan.bundle_sha256, read.plan.goal) == (BUNDLE_SHA256, 100)
     assert read.settings == TaskSettings(pool_size=150, stop=Stops(rounds=50))
-    assert read.plan.version == Plan.OLDEST, "what no later version brought is said so that all devices understand it"
+    assert (read.plan.summing, read.plan.survivors, read.plan.fewest_members) == (Summing.SECURE, 104, 104)
+    assert read.plan.version == 4, "what no later version brought is said so that all devices understand it"
+
+
+def test_an_order_that_does_not_say_how_sums_are_made_sums_securely(served: Served, folder: Path) -> None:
+    settings = {**SETTINGS, "pool_size": 16}
+    found = created(served, folder, "secure", plan=SECURE, settings=settings)
+    assert (found["summing"], found["warnings"]) == ("secure", [])
+    plan = read_order(order(folder, "secure", plan={**SECURE, "survivors": 15}, settings=settings), TENANT_KEY.public)
+    assert (plan.plan.survivors, plan.plan.fewest_members, plan.plan.lane_bits) == (15, 15, 24)
+
+
+def test_plain_summing_is_asked_for_by_name_and_every_step_warns_of_it(served: Served, folder: Path) -> None:
+    read = read_order(order(folder, "seen"), TENANT_KEY.public)
+    assert (read.plan.summing, read.plan.version, read.plan.lane_bits) == (Summing.PLAIN, Plan.OLDEST, 32)
+    assert PLAIN_WARNING in create(served, folder, order(folder, "seen")).stdout
+    assert PLAIN_WARNING in served.out("tasks", "show", "seen")
+    assert PLAIN_WARNING in served.out("tasks", "approve", "seen")
+    assert PLAIN_WARNING not in served.out("tasks", "list")
 
 
 def test_the_template_explains_every_field_of_plan_and_settings() -> None:
