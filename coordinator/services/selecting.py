@@ -103,7 +103,10 @@ def tend(session: Session, task_id: str, now: datetime) -> bool:
     if not _may_open(task, Counter(found), now):
         return False
     last = session.exec(select(func.max(Round.number)).where(Round.task_id == task.id)).one()
-    if _ends_for_privacy(session, task, spending.room_for(session, task, (last or 0) + 1), now):
+    room = spending.room_for(session, task, (last or 0) + 1)
+    if room is Room.SPENT and _is_at_work(found):
+        return False  # what was charged already is used first
+    if _ends_for_privacy(session, task, room, now):
         return True
     round_ = Round(
         id=secrets.token_hex(16),
@@ -120,6 +123,11 @@ def tend(session: Session, task_id: str, now: datetime) -> bool:
 
 
 _WITHOUT_ROOM = {Room.SPENT: Stop.BUDGET_SPENT, Room.DAMAGED: Stop.LEDGER_DAMAGED}
+
+
+def _is_at_work(phases: Sequence[str]) -> bool:
+    """Whether a round goes on by itself, and is not one that looks for devices or waits in a buffer for others."""
+    return any(phase in (Phase.TRAINING, Phase.REPORTING) for phase in phases)
 
 
 def _ends_for_privacy(session: Session, task: Task, room: Room, now: datetime) -> bool:
@@ -220,6 +228,8 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.TOO_FEW_DEVICES, now)
         return True
     room = spending.reserve(session, task, round_)
+    if room is Room.SPENT and _is_at_work(session.exec(select(Round.phase).where(Round.task_id == task.id)).all()):
+        room = Room.HELD
     if _ends_for_privacy(session, task, room, now):
         return True
     if room is Room.HELD:

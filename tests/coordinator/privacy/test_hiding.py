@@ -21,6 +21,7 @@ from coordinator.store.tables import Group, Round, Task
 from edge_runtime.protocol.measures import encode_measures
 from edge_runtime.protocol.plan import Kind, MetricRange, Plan, Privacy
 from edge_runtime.protocol.secure_sum.lanes import Lanes
+from tests.coordinator.asking import check_in
 from tests.coordinator.privacy.oracle import toeplitz
 from tests.coordinator.privacy.spending import CENTRAL, NOISE, RHO, budget_of, kinds_of, put_budget
 from tests.coordinator.running import begun, reported, rounds_of, weights_of, written
@@ -251,3 +252,26 @@ def test_who_was_in_a_round_is_not_chosen_again_before_the_plan_says(home: Home)
         assert len(rounds) <= 2
         assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(rounds))
     assert len(chosen) >= 3
+
+
+def test_a_budget_that_is_spent_lets_rounds_at_work_end_before_the_task_does(home: Home) -> None:
+    """A buffered task with two rounds at once, and a budget for two: both are in an update, then the task ends."""
+    home.publish()
+    phones = [home.phone(number) for number in range(3)]
+    put_budget(home, "recipients", rho=2.1 * RHO).raise_for_status()
+    home.start_task(ALONE, mode="buffered", rounds_at_once=3, pool_size=1, rounds=9)
+    (late,) = begun(home, phones[:1], "late")
+    (quick,) = begun(home, phones[1:2], "quick")
+    reported(home, phones[1], quick, one_hot(1))
+    home.look()
+    assert home.task()["state"] == "active", "a round is at work"
+    assert begun(home, phones[2:], "third") == [None]
+    reported(home, phones[0], late, one_hot(0))
+    home.look()
+    home.clock.forward(101)  # a round that looked for devices meanwhile finds none
+    home.look()
+    found = home.task()
+    assert (found["rounds_committed"], found["state"], found["ended_because"]) == (2, "completed", "budget-spent")
+    answer = check_in(home, phones[2], "after")
+    assert answer.retry is not None
+    assert answer.retry.reason == "no-task", "devices hear that there is nothing to do"
