@@ -174,9 +174,6 @@ class Lanes:
         if peak > self.clipping_norm * (1 + _FLOAT32_SLACK):
             raise LanesOutOfRange("a value of the delta is beyond the clipping norm")
         lanes = np.zeros(self.count(delta.size), dtype=np.uint32)
-        if not self._holds_norm:
-            self._round(delta, rng, lanes)
-            return lanes
         for _attempt in range(_ROUNDINGS):
             if self._round(delta, rng, lanes) <= self.rounded_norm(delta.size) ** 2 * (1 + _FLOAT32_SLACK):
                 return lanes
@@ -255,7 +252,7 @@ class Lanes:
         return signed
 
     def _round(self, delta: Delta, rng: np.random.Generator, lanes: LaneVector) -> float:
-        """Fill the lanes with the scaled, rounded values; return the squared norm where noise makes it matter."""
+        """Fill the lanes with the scaled, rounded values; return the squared norm where noise makes it matter, or 0."""
         squared, signed = 0.0, lanes.view(np.int32)
         for begin, scaled in self._scaled(delta):
             rounded = np.floor(scaled)
