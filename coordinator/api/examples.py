@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from coordinator.api.operator import cohorts
 from coordinator.api.operator.cohorts import CohortView
-from coordinator.api.operator.devices import DeviceView
+from coordinator.api.operator.devices import DeviceView, FaultView, QuarantineView
 from coordinator.api.operator.models import CheckpointView
 from coordinator.api.operator.populations import PopulationRequest, PopulationView, Switch
 from coordinator.api.operator.releases import ReleaseRequest, ReleaseView, ShareRequest
@@ -176,6 +176,9 @@ def _objects() -> Iterator[object]:
         participations=0,
         left_at=None,
     )
+    fault = FaultView(task="words", round=7, fault="forged-share", other=_ID, evidence={"revealed": "ab"}, at=_AT)
+    yield fault
+    yield QuarantineView(device=_ID, because="forged-share", at=_AT, until=_AT, faults=(fault,))
     yield ShareRequest(share=0.5)
     yield ReleaseRequest(checkpoint_sha256=_NEXT, share=0.05)
     yield ReleaseView(number=1, checkpoint_sha256=_NEXT, share=0.05, created_at=_AT, withdrawn_at=None)

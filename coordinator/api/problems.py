@@ -53,6 +53,7 @@ STATUSES: Mapping[str, int] = {
     "malformed-checkpoint": 422,
     "malformed-report": 422,
     "mode-not-given": 422,
+    "no-authority": 409,
     "noise-lowered": 409,
     "non-finite-training": 422,
     "not-covered": 422,

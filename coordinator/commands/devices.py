@@ -88,5 +88,48 @@ def delete(
     typer.echo(f"the device {short(device)} is taken out")
 
 
+@devices.command()
+def quarantined(
+    population: Population, address: Address = "", token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """List the devices that are kept out for what they did to groups that sum securely; --json has the evidence.
+
+    edgewise-coordinator devices quarantined digits --json
+    """
+    with connected(address, token_file) as operator:
+        found = operator.pages(f"/populations/{part(population)}/quarantines")
+    show(
+        as_json,
+        found,
+        lambda tree: print_table(
+            ("device", "because", "since", "until", "faults"),
+            [
+                (one["device"], one["because"], moment(one["at"]), moment(one["until"]), len(one["faults"]))
+                for one in tree
+            ],
+            f"no device of {population} is kept out",
+        ),
+    )
+
+
+@devices.command()
+def release(
+    population: Population,
+    device: Device,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    address: Address = "",
+    token_file: TokenFile = None,
+) -> None:
+    """Let a device that is kept out take part again.
+
+    edgewise-coordinator devices release digits <device> --yes
+    """
+    with connected(address, token_file) as operator:
+        operator.get(_path(population, device))
+        confirm(f"Let the device {short(device)} take part again?", yes)
+        operator.change("DELETE", f"/populations/{part(population)}/quarantines/{part(device)}")
+    typer.echo(f"the device {short(device)} may take part again")
+
+
 def _path(population: str, device: str) -> str:
     return f"/populations/{part(population)}/devices/{part(device)}"

@@ -96,6 +96,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
 
 def _everything(settings: Settings) -> Iterator[Finding]:
     yield _key(settings)
+    yield _authority(settings)
     yield from _data_folder(settings)
     yield from _database(settings)
     yield from _blobs(settings)
@@ -112,6 +113,24 @@ def _key(settings: Settings) -> Finding:
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return Finding("key", Health.PROBLEM, f"{path} has mode {mode_of(path)}: others read it", f"chmod 600 {path}")
     return Finding("key", Health.OK, f"public half {public[:16]}…, mode {mode_of(path)}")
+
+
+def _authority(settings: Settings) -> Finding:
+    """Of the key that certifies devices: without it, no task that sums securely can be approved."""
+    from coordinator.app import read_authority
+
+    path = settings.authority_file()
+    try:
+        key = read_authority(settings)
+    except (Refusal, OSError) as problem:
+        return Finding("authority", Health.PROBLEM, f"{path} holds no key: {plain(str(problem))}", "restore it")
+    if key is None:
+        found = "there is none: tasks that sum securely are refused, as no-authority"
+        return Finding("authority", Health.WARNING, found, "run `edgewise-coordinator init`")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        found = f"{path} has mode {mode_of(path)}: others read it"
+        return Finding("authority", Health.PROBLEM, found, f"chmod 600 {path}")
+    return Finding("authority", Health.OK, f"public half {key.public.raw.hex()[:16]}…, mode {mode_of(path)}")
 
 
 def _data_folder(settings: Settings) -> Iterator[Finding]:

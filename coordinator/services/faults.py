@@ -39,9 +39,13 @@ def record_fault(
         FaultRow(group_id=group.id, device_id=device_id, fault=fault, other_device_id=other, evidence=shown, at=now)
     )
     session.flush()
+    before = session.get(Quarantine, device_id)
+    since = now - REMEMBERED
+    if before is not None:  # what led to a quarantine that is over counts no more
+        since = max(since, before.until)
     groups = session.exec(
         select(func.count(func.distinct(FaultRow.group_id))).where(
-            FaultRow.device_id == device_id, FaultRow.fault == fault, FaultRow.at >= now - REMEMBERED
+            FaultRow.device_id == device_id, FaultRow.fault == fault, FaultRow.at > since
         )
     ).one()
     kept_out = quarantine_for(fault, groups)

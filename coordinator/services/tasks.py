@@ -27,7 +27,7 @@ from coordinator.store.tables import (
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import is_name
-from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NotFound
+from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NoAuthority, NotFound
 from edge_runtime.protocol.keys import PublicKey
 from edge_runtime.protocol.plan import Kind, Plan, Summing, verify_plan
 
@@ -197,6 +197,23 @@ def tasks_of(
     if state is not None:
         query = query.where(Task.state == state)
     return session.exec(query.order_by(col(Task.name)).limit(most)).all()
+
+
+def check_authority(session: Session, tenant: Tenant, name: str, authority: PublicKey | None) -> None:
+    """Return if groups of a task could form.
+
+    Args:
+        authority: Certifies devices; None where the coordinator has none.
+
+    Raises:
+        NotFound: The tenant has no task of this name.
+        NoAuthority: It sums securely, and nobody certifies its devices.
+    """
+    plan = wire.decode(Plan, task_named(session, tenant, name).plan)
+    if plan.summing is Summing.SECURE and authority is None:
+        raise NoAuthority(
+            "`edgewise-coordinator init` makes the authority's key; then start the processes again"
+        )
 
 
 def approve_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:

@@ -208,6 +208,10 @@ class ContradictedGroup(Refusal):
     code, title = "contradicted-group", "The message contradicts what the group agreed on"
 
 
+class NoAuthority(Refusal):
+    code, title = "no-authority", "The coordinator has no enrolment authority, so no group could sum securely"
+
+
 class GroupEnded(Refusal):
     code, title = "group-ended", "The group came to nothing, or is over"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordinator.store.group_tables import Quarantine
 from tests.coordinator.serving import Served, complaint, run, serving
 from tests.programme import POPULATION
 
@@ -136,6 +138,20 @@ def test_a_device_is_listed_shown_and_taken_out(served: Served) -> None:
     assert "more than 1" in more.stderr
 
 
+def test_who_is_kept_out_is_listed_and_let_in(served: Served) -> None:
+    device = served.home.phone(2).driver.device_id
+    assert "no device of" in served.out("devices", "quarantined", POPULATION)
+    assert "not in quarantine" in complaint(served.run("devices", "release", POPULATION, device, "--yes"), 1)
+    now = served.home.clock.at
+    with served.home.app.state.parts.database.writing() as session:
+        until = now + timedelta(days=400)
+        session.add(Quarantine(device_id=device, tenant="acme", because="bad-box", at=now, until=until))
+    assert device in served.out("devices", "quarantined", POPULATION)
+    assert json.loads(served.out("devices", "quarantined", POPULATION, "--json"))[0]["faults"] == []
+    assert "take part again" in served.out("devices", "release", POPULATION, device, "--yes")
+    assert device not in served.out("devices", "quarantined", POPULATION)
+
+
 def test_what_a_device_says_does_not_command_a_terminal(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     from coordinator.commands.console import cell
 
@@ -201,6 +217,8 @@ EACH = [
     ("devices", "list", POPULATION),
     ("devices", "show", POPULATION, "00" * 16),
     ("devices", "delete", POPULATION, "00" * 16, "--yes"),
+    ("devices", "quarantined", POPULATION),
+    ("devices", "release", POPULATION, "00" * 16, "--yes"),
     ("releases", "list", POPULATION),
     ("releases", "create", POPULATION, "--task", "words", "--share", "1"),
     ("releases", "share", POPULATION, "1", "1"),

@@ -196,6 +196,19 @@ def test_what_is_not_well_is_a_problem_with_what_to_do(made: Path, monkeypatch: 
     assert "free some space" in found["blobs"]["do"]
 
 
+def test_a_home_without_an_authority_sums_nothing_securely(made: Path) -> None:
+    authority = made / "authority.key"
+    assert findings()["authority"]["health"] == Health.OK
+    authority.chmod(0o644)
+    assert findings(1)["authority"]["do"].startswith("chmod 600")
+    authority.write_text("no key")
+    assert "holds no key" in findings(1)["authority"]["found"]
+    authority.unlink()
+    found = findings()["authority"]
+    assert (found["health"], "init" in found["do"]) == (Health.WARNING, True)
+    assert "no-authority" in found["found"]
+
+
 def test_a_home_that_is_none_is_a_problem(home: Path) -> None:
     found = findings(1)
     assert (found["key"]["health"], found["database"]["health"]) == (Health.PROBLEM, Health.PROBLEM)

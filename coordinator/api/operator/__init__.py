@@ -13,3 +13,4 @@ __all__ = ["PREFIX", "TaskRequest", "router"]
 router = APIRouter(prefix=PREFIX)
 for _part in (populations, cohorts, models, tasks, devices, releases, privacy):
     router.include_router(_part.router)
+router.include_router(devices.kept_out)

@@ -39,7 +39,7 @@ from coordinator.services.tasks import warnings_of
 from coordinator.store.tables import CheckpointRow, Task, Tenant
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import Malformed
-from edge_runtime.protocol.keys import SIGNATURE_BYTES
+from edge_runtime.protocol.keys import SIGNATURE_BYTES, PublicKey
 from edge_runtime.protocol.plan import Summing
 
 router = APIRouter(route_class=OperatorRoute, tags=["tasks"])
@@ -216,6 +216,7 @@ def approve_task(
     """Approve a draft as it stands."""
     with parts.database.writing() as session:
         _check_version(session, tenant, name, expected)
+        tasks.check_authority(session, tenant, name, _authority(parts))
         task = tasks.approve_task(session, tenant, name, parts.now())
         _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
@@ -226,9 +227,14 @@ def start_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf, 
     """Start an approved task."""
     with parts.database.writing() as session:
         _check_version(session, tenant, name, expected)
+        tasks.check_authority(session, tenant, name, _authority(parts))
         task = tasks.start_task(session, tenant, name, parts.now())
         _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
+
+
+def _authority(parts: Parts) -> PublicKey | None:
+    return None if parts.authority is None else parts.authority.public
 
 
 def _check_spending(session: Session, tenant: Tenant, parts: Parts, task: Task) -> None:
