@@ -200,7 +200,9 @@ def audit(
     plan: Annotated[
         Path | None, typer.Option(help="A task's plan as it was signed (JSON); else the plan is made from the options")
     ] = None,
-    mode: Annotated[str, typer.Option(help="distributed, local, central or correlated")] = "distributed",
+    mode: Annotated[
+        str, typer.Option(help="distributed, local, central, correlated, or example-level: the examples on a phone")
+    ] = "distributed",
     noise_multiplier: Annotated[
         float, typer.Option(min=1e-3, max=1000, help="Noise over the clipping norm, of a sum or of a local report")
     ] = 2.0,
@@ -229,17 +231,23 @@ def audit(
     """
     from rich.console import Console
 
+    from coordinator.core.privacy.statement import Mode
     from device_sim.audit.command import run_audit
-    from device_sim.audit.configured import plan_of, read_plan
+    from device_sim.audit.configured import plan_of, plan_of_examples, read_plan
     from device_sim.audit.plans import Audit
     from edge_runtime.protocol.errors import InvalidPlan
     from edge_runtime.protocol.plan import Privacy
 
-    if mode not in [one.value for one in Privacy if one is not Privacy.NONE]:
-        _fail(f"there is nothing to audit in a mode {mode!r}; choose distributed, local, central or correlated")
+    modes = [one.value for one in Mode if one is not Mode.NONE]
+    if mode not in modes:
+        _fail(f"there is nothing to audit in a mode {mode!r}; choose one of {', '.join(modes)}")
     try:
-        of_options = plan_of(Privacy(mode), noise_multiplier, group=group, separation=separation)
-        chosen = of_options if plan is None else read_plan(plan)
+        if plan is not None:
+            chosen = read_plan(plan)
+        elif mode == Mode.EXAMPLE_LEVEL:
+            chosen = plan_of_examples(noise_multiplier, separation=separation)
+        else:
+            chosen = plan_of(Privacy(mode), noise_multiplier, group=group, separation=separation)
         asked = Audit(plan=chosen, rounds=rounds, target_delta=target_delta, canaries=canaries, seed=seed)
         verdict = run_audit(asked, out, Console())
     except InvalidPlan as refusal:

@@ -22,7 +22,7 @@ def run_audit(audit: Audit, out: Path, console: Console) -> Verdict:
     console.print(
         f"Claim: ε = {claim:.3f} at δ = {audit.target_delta:g} against the {audit.opponent.value}, "
         f"for a device in a task of {audit.rounds} rounds ({audit.mode.value} noise, "
-        f"z = {audit.plan.noise_multiplier:g}).",
+        f"z = {audit.multiplier:g}).",
         soft_wrap=True,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))

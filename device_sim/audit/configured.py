@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edge_runtime.protocol import wire
@@ -66,3 +67,13 @@ def plan_of(
         separation=separation,
         most_participations=most_participations,
     )
+
+
+def plan_of_examples(noise_multiplier: float, *, separation: int = 1) -> Plan:
+    """A plan that hides the examples on a device, and no device.
+
+    Raises:
+        InvalidPlan: Its promises do not hold together.
+    """
+    plain = plan_of(Privacy.NONE, 0.0, separation=separation)
+    return replace(plain, example_clipping_norm=1.0, example_noise_multiplier=noise_multiplier)

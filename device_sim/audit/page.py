@@ -36,7 +36,7 @@ def facts(audit: Audit, run: Ran, verdict: Verdict) -> dict[str, Any]:
         "canaries": verdict.canaries,
         "rounds": audit.rounds,
         "participations": len(run.gave),
-        "noise_multiplier": audit.plan.noise_multiplier,
+        "noise_multiplier": audit.multiplier,
         "clipping_norm": audit.plan.clipping_norm,
         "seed": audit.seed,
         "sentence": verdict.sentence(),
@@ -72,7 +72,7 @@ def page(audit: Audit, run: Ran, verdict: Verdict) -> str:
     )
     body = (
         f'<header class="top"><p class="eyebrow">Audit of {escape(audit.mode.value)} noise, '
-        f"z = {audit.plan.noise_multiplier:g}</p><h1>{title}</h1>"
+        f"z = {audit.multiplier:g}</p><h1>{title}</h1>"
         f'<p class="lead">{escape(verdict.sentence())}</p>{tiles}</header><main>'
         + section("bound", "The bound beside the claim", escape(said), _scale_card(verdict))
         + section("scores", "What the attacker saw", "", _scores_card(audit, run, verdict))

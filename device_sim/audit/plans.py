@@ -8,6 +8,9 @@ product's own code: limits, clipping, lanes, the device's noise, the sum, the co
 zeros; each group has no more honest members than the plan promises, m - A, and those who are corrupt add no noise.
 Against central and correlated noise the opponent gets the model, and a canary that stays out sends nothing.
 
+*Examples.* A plan that claims nothing about devices and hides the examples on them is audited with canaries that are
+examples of one phone, which stay out by giving zeros; `examples` says what of that is real.
+
 Noise is drawn from the system's random source, as on phones: a seed fixes the coins and the rounding, and not the
 noise. Masks are left out: they cancel exactly, which other tests show.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +31,9 @@ from coordinator.core.privacy.gaussian import exact_epsilon
 from coordinator.core.privacy.participation import most_participations
 from coordinator.core.privacy.plans import OF_THE_COORDINATOR, correlated_rho_until, cost_of, factor_of, sum_noise
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
+from coordinator.core.privacy.zcdp import example_rho
 from device_sim.audit.attacks import Scores, Verdict, audited
+from device_sim.audit.examples import released
 from edge_runtime.limits import Past, barred, gave
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol import wire
@@ -61,7 +66,7 @@ class Audit:
         seed: Of coins and rounding.
 
     Raises:
-        InvalidPlan: The plan claims nothing about devices, or a number is out of range.
+        InvalidPlan: The plan claims nothing, or a number is out of range.
     """
 
     plan: Plan
@@ -71,8 +76,8 @@ class Audit:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.plan.privacy is Privacy.NONE:
-            raise InvalidPlan("privacy none claims nothing about devices: there is nothing to audit")
+        if self.plan.privacy is Privacy.NONE and self.plan.example_clipping_norm is None:
+            raise InvalidPlan("the plan claims nothing, about devices or examples: there is nothing to audit")
         if self.rounds < 1 or self.canaries < FEWEST_CANARIES:
             raise InvalidPlan(f"an audit has 1 round or more, and {FEWEST_CANARIES} canaries or more")
         if not 0 < self.target_delta < 1:
@@ -80,7 +85,15 @@ class Audit:
 
     @property
     def mode(self) -> Mode:
+        if self.plan.privacy is Privacy.NONE:
+            return Mode.EXAMPLE_LEVEL
         return Mode(self.plan.privacy.value)
+
+    @property
+    def multiplier(self) -> float:
+        """The noise multiplier of what is claimed, z."""
+        of_examples = self.mode is Mode.EXAMPLE_LEVEL
+        return self.plan.example_noise_multiplier if of_examples else self.plan.noise_multiplier
 
     @property
     def opponent(self) -> Opponent:
@@ -92,6 +105,8 @@ class Audit:
         """Canaries whose reports are summed together; each has a value of its own."""
         if self.mode is Mode.LOCAL:
             return 1
+        if self.mode is Mode.EXAMPLE_LEVEL:
+            return self.canaries
         of_group = self.plan.honest_survivors() if self.mode is Mode.DISTRIBUTED else self.plan.max_participants
         return min(of_group, self.canaries)
 
@@ -124,6 +139,9 @@ def claim_of(audit: Audit) -> float:
     plan, delta = audit.audited_plan, audit.target_delta
     if audit.mode is Mode.CORRELATED:
         rho = correlated_rho_until(plan, audit.together, audit.rounds, audit.rounds)
+    elif audit.mode is Mode.EXAMPLE_LEVEL:
+        times = most_participations(audit.rounds, plan.separation, plan.most_participations)
+        rho = example_rho(plan.example_noise_multiplier, plan.epochs, times)
     else:
         cost = cost_of(plan, audit.together)
         of_round = cost.coordinator if audit.opponent is Opponent.COORDINATOR else cost.recipients
@@ -139,6 +157,8 @@ def ran(audit: Audit, progress: Callable[[int], None] = lambda _canaries: None) 
     """
     rng = np.random.default_rng(audit.seed)
     included = rng.integers(0, 2, audit.canaries).astype(np.bool_)
+    if audit.mode is Mode.EXAMPLE_LEVEL:
+        return _phone(audit, included, progress)
     releases = np.empty((audit.rounds, audit.canaries))
     given: set[int] = set()
     for begin in range(0, audit.canaries, audit.together):
@@ -176,6 +196,21 @@ def _matched(whitening: Values, seen: Values, signal: Values) -> Scores:
     along = whitening @ signal
     found: Scores = along @ (whitening @ seen) / math.sqrt(float(along @ along))
     return found
+
+
+def _phone(audit: Audit, included: npt.NDArray[np.bool_], progress: Callable[[int], None]) -> Ran:
+    """One phone whose examples are canaries; in rounds that its limits do not allow, it gives nothing."""
+    plan, past = audit.plan, cast(Past, ())
+    sha256 = digest(wire.encode(plan)).hex()
+    releases, rounds = np.zeros((audit.rounds, included.size)), []
+    for round_ in range(1, audit.rounds + 1):
+        if barred(past, plan, sha256, round_, round_ * BETWEEN_ROUNDS_S) is None:
+            past = gave(past, sha256, round_, round_ * BETWEEN_ROUNDS_S) if plan.limited else past
+            length = TRAINED_NORM * (plan.example_clipping_norm or 0.0)
+            releases[round_ - 1] = released(plan, included, length)
+            rounds.append(round_ - 1)
+        progress(included.size * round_ // audit.rounds)
+    return Ran(releases, included, tuple(rounds))
 
 
 def _group(audit: Audit, included: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Values, set[int]]:

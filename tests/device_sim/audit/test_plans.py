@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from coordinator.core.privacy.gaussian import exact_epsilon
 from device_sim.audit import page
 from device_sim.audit.attacks import Verdict
-from device_sim.audit.configured import plan_of, read_plan
+from device_sim.audit.configured import plan_of, plan_of_examples, read_plan
+from device_sim.audit.examples import Directions
 from device_sim.audit.plans import Audit, claim_of, judged, ran
 from device_sim.cli import app
 from edge_runtime.protocol import wire
@@ -26,8 +27,8 @@ from tests.device_sim.audit import planted
 from tests.device_sim.audit.planted import CLAIM, HONEST, MODES, Fault, audit_of, verdict_of
 from tests.vectors.make import PLANS_5
 
-CANARIES: Final = {Privacy.DISTRIBUTED: 10_000, Privacy.LOCAL: 5_000}
-"""Elsewhere 20,000: a report of each in each round is what an audit costs."""
+CANARIES: Final = {Privacy.DISTRIBUTED: 5_000, Privacy.LOCAL: 3_000}
+"""Elsewhere 10,000: a report of each in each round is what an audit costs."""
 FOUND: Final = (
     (Privacy.DISTRIBUTED, Fault.HALF_NOISE),
     (Privacy.CENTRAL, Fault.NO_CLIPPING),
@@ -42,10 +43,10 @@ FOUND: Final = (
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_right_task_survives_its_audit_in_every_mode(mode: Privacy) -> None:
-    audit = audit_of(mode, canaries=CANARIES.get(mode, 20_000))
+    audit = audit_of(mode, canaries=CANARIES.get(mode, 10_000))
     verdict = verdict_of(audit, "right")
     assert not verdict.disproved
-    assert 0.6 < verdict.bound < verdict.claimed <= CLAIM  # and it is not idle
+    assert 0.4 < verdict.bound < verdict.claimed <= CLAIM  # and it is not idle
     assert 0.7 < verdict.estimate.epsilon / verdict.claimed < 1.1, "the claim is what is really given"
 
 
@@ -54,10 +55,37 @@ def test_a_fault_in_the_products_code_is_found(mode: Privacy, fault: Fault) -> N
     rounds = 6 if fault is Fault.NO_LIMITS else 2
     if mode is Privacy.DISTRIBUTED:
         rounds = 1
-    audit = audit_of(mode, canaries=20_000, rounds=rounds, separation=max(2, rounds))
+    canaries = 10_000 if fault is Fault.NO_LIMITS else 20_000
+    audit = audit_of(mode, canaries=canaries, rounds=rounds, separation=max(2, rounds))
     verdict = verdict_of(audit, "planted", fault)
     assert verdict.disproved
     assert verdict.claimed <= CLAIM
+
+
+def of_examples(canaries: int = 10_000, rounds: int = 1) -> Audit:
+    plan = replace(plan_of_examples(2.7, separation=rounds), epochs=2)
+    return Audit(plan=plan, rounds=rounds, canaries=canaries)
+
+
+def test_steps_that_hide_examples_survive_their_audit() -> None:
+    audit = of_examples()
+    assert (audit.mode.value, audit.together) == ("example-level", 10_000)
+    verdict = verdict_of(audit, "examples")
+    assert not verdict.disproved
+    assert 0.6 < verdict.bound < verdict.claimed <= CLAIM
+    assert 0.7 < verdict.estimate.epsilon / verdict.claimed < 1.1
+
+
+@pytest.mark.parametrize("fault", [Fault.HALF_NOISE, Fault.NO_LIMITS])
+def test_a_fault_in_the_steps_that_hide_examples_is_found(fault: Fault) -> None:
+    audit = of_examples(5_000, rounds=6) if fault is Fault.NO_LIMITS else of_examples(20_000)
+    assert verdict_of(audit, "examples", fault).disproved
+
+
+def test_steps_that_do_not_clip_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    clipped = Directions._accumulate
+    monkeypatch.setattr(Directions, "_accumulate", lambda self, x, y, clip: clipped(self, x, y, 100 * clip))
+    assert verdict_of(of_examples(), "unclipped").disproved
 
 
 def test_a_device_that_does_not_clip_cannot_even_write_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +96,7 @@ def test_a_device_that_does_not_clip_cannot_even_write_its_report(monkeypatch: p
 
 def test_a_local_report_that_is_added_twice_tells_nothing_more() -> None:
     """Its noise is added twice with it."""
-    assert not verdict_of(audit_of(Privacy.LOCAL, canaries=2000), "twice", Fault.DOUBLE_COUNT).disproved
+    assert not verdict_of(audit_of(Privacy.LOCAL, canaries=1000), "twice", Fault.DOUBLE_COUNT).disproved
 
 
 def test_the_claim_is_that_of_the_coordinators_accounting() -> None:
@@ -159,6 +187,12 @@ def test_the_command_says_claim_and_bound_and_ends_with_0(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"audit.html", "audit.json"}
 
 
+def test_the_command_audits_examples_too(tmp_path: Path) -> None:
+    code, said = command(tmp_path, "--mode", "example-level")
+    assert code == 0, said
+    assert "(example-level noise, z = 2)" in said
+
+
 def test_the_command_ends_with_1_where_a_promise_is_broken(tmp_path: Path) -> None:
     with planted.planted(Fault.NO_CLIPPING):
         code, said = command(tmp_path, "--mode", "central", "--noise-multiplier", "10", "--canaries", "4000")
@@ -166,19 +200,20 @@ def test_the_command_ends_with_1_where_a_promise_is_broken(tmp_path: Path) -> No
     assert json.loads((tmp_path / "audit.json").read_text())["disproved"]
 
 
-@pytest.mark.parametrize("name", ["distributed", "local", "central", "correlated"])
+@pytest.mark.parametrize("name", ["distributed", "local", "central", "correlated", "examples"])
 def test_the_command_takes_the_plan_of_a_task(tmp_path: Path, name: str) -> None:
     (tmp_path / "plan.json").write_bytes(wire.encode(PLANS_5[name]))
     code, said = command(tmp_path / "out", "--plan", str(tmp_path / "plan.json"))
     assert code == 0, said
-    assert json.loads((tmp_path / "out" / "audit.json").read_text())["mode"] == name
+    mode = json.loads((tmp_path / "out" / "audit.json").read_text())["mode"]
+    assert mode == ("example-level" if name == "examples" else name)
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         (["--mode", "none"], "nothing to audit in a mode 'none'"),
-        (["--mode", "federated"], "choose distributed, local, central or correlated"),
+        (["--mode", "federated"], "choose one of distributed, central, correlated, local, example-level"),
         (["--plan", "/nowhere/plan.json"], "cannot be read: No such file"),
         (["--mode", "correlated", "--separation", "1"], "separation of 2 rounds"),
         (["--out", "/proc/audit"], "cannot be written"),
