@@ -119,11 +119,17 @@ def clone_task(session: Session, tenant: Tenant, name: str, new_name: str, now: 
         if existing.state != TaskState.DRAFT or not same or existing.first_checkpoint_sha256 != checkpoint_sha256:
             raise Conflict(f"a task {new_name!r} exists with other content")
         return existing
-    clone = Task(
+    clone = _draft_of(task, new_name, checkpoint_sha256, now)
+    session.add(clone)
+    return clone
+
+
+def _draft_of(task: Task, name: str, checkpoint_sha256: str, now: datetime) -> Task:
+    return Task(
         id=secrets.token_hex(16),
         tenant=task.tenant,
         population=task.population,
-        name=new_name,
+        name=name,
         state=TaskState.DRAFT,
         plan=task.plan,
         plan_signature=task.plan_signature,
@@ -135,8 +141,6 @@ def clone_task(session: Session, tenant: Tenant, name: str, new_name: str, now: 
         rounds_committed=0,
         created_at=now,
     )
-    session.add(clone)
-    return clone
 
 
 class Reaching(Protocol):

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, func, select
 from coordinator.core import optimisers
 from coordinator.core.aggregation import Values, apply_update, buffered_sum
 from coordinator.core.rounds import GROUP_STEPS, STEPS, Event, GroupEvent, GroupPhase, Phase, step
-from coordinator.core.task_settings import Mode, read_settings
+from coordinator.core.task_settings import Mode, ServerOptimiser, TaskSettings, read_settings
 from coordinator.core.tasks import RUNNING, TaskEvent
 from coordinator.services import hiding, spending
 from coordinator.services.catalogue import record_checkpoint, store_checkpoint
@@ -164,28 +164,9 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         bundle_sha256=task.bundle_sha256,
         parameters=manifest.parameters,
     )
-    buffered = settings.mode is Mode.BUFFERED
-    rounds = [session.get_one(Round, round_id) for round_id in round_ids]
-    streams: list[hiding.Stream] = []
-
-    def delta_of(round_: Round) -> Values:
-        found = hiding.hidden(
-            session, blobs, round_, round_delta(session, blobs, round_, plan, manifest.shared_parameters)
-        )
-        streams.extend([found.stream] if found.stream else [])
-        return found.total
-
-    total = buffered_sum(
-        ((delta_of(round_), before.model_version - round_.model_version if buffered else 0) for round_ in rounds),
-        settings.staleness_exponent,
-    )
-    optimiser = settings.server_optimiser
-    if task.optimiser_state_sha256 is None:
-        state = optimisers.begin(optimiser, total.size)
-    else:
-        kept = blobs.get(task.tenant, BlobKind.OPTIMISER_STATE, task.optimiser_state_sha256)
-        state = optimisers.decode_state(kept, task.id, optimiser, total.size)
-    change, state = optimisers.step(optimiser, state, total, _divisor(session, plan, round_ids))
+    total, stream = _weighted_sum(session, blobs, settings, round_ids, before.model_version)
+    state = _remembered(blobs, task, settings.server_optimiser, total.size)
+    change, state = optimisers.step(settings.server_optimiser, state, total, _divisor(session, plan, round_ids))
     weights = apply_update(before.weights, change, manifest.shared_slices())
     raw = optimisers.encode_state(state, task.id)
     return Update(
@@ -197,8 +178,34 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         result=store_checkpoint(blobs, task.tenant, weights, task.bundle_sha256, before.model_version + 1, key),
         state_sha256=None if raw is None else blobs.put(task.tenant, BlobKind.OPTIMISER_STATE, raw),
         replaced_state_sha256=task.optimiser_state_sha256,
-        stream=streams[-1] if streams else None,
+        stream=stream,
     )
+
+
+def _weighted_sum(
+    session: Session, blobs: Blobs, settings: TaskSettings, round_ids: Sequence[str], newest: int
+) -> tuple[Values, hiding.Stream | None]:
+    """The deltas of rounds, hidden where their plan says so, each weighted by how old it is; the last noise stream."""
+    streams: list[hiding.Stream] = []
+
+    def delta_of(round_: Round) -> tuple[Values, int]:
+        plan, manifest = plan_and_manifest(session, session.get_one(Task, round_.task_id))
+        delta = round_delta(session, blobs, round_, plan, manifest.shared_parameters)
+        found = hiding.hidden(session, blobs, round_, delta)
+        streams.extend([found.stream] if found.stream else [])
+        return found.total, newest - round_.model_version if settings.mode is Mode.BUFFERED else 0
+
+    rounds = (session.get_one(Round, round_id) for round_id in round_ids)
+    total = buffered_sum(map(delta_of, rounds), settings.staleness_exponent)
+    return total, streams[-1] if streams else None
+
+
+def _remembered(blobs: Blobs, task: Task, optimiser: ServerOptimiser, values: int) -> optimisers.OptimiserState:
+    """What a task's server optimiser remembers."""
+    if task.optimiser_state_sha256 is None:
+        return optimisers.begin(optimiser, values)
+    kept = blobs.get(task.tenant, BlobKind.OPTIMISER_STATE, task.optimiser_state_sha256)
+    return optimisers.decode_state(kept, task.id, optimiser, values)
 
 
 def _divisor(session: Session, plan: Plan, round_ids: Sequence[str]) -> int:
