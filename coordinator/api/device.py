@@ -118,7 +118,8 @@ async def round_header(participation: str, request: Request, parts: PartsOf) -> 
 async def report(participation: str, request: Request, parts: PartsOf) -> Response:
     """Take a report: durable before its receipt; the same report gets the same receipt."""
     claim = signature_of(request)
-    expected = await _expected(request, parts, claim, participation)
+    sha256 = claim.body_digest.hex()
+    expected, held = await _awaited(request, parts, claim, participation, sha256)
     announced = request.headers.get("content-length", str(expected.body_bytes))
     if announced != str(expected.body_bytes):  # not a byte of the body is read
         raise ReportLength(f"a report of this plan has {expected.body_bytes} bytes, and the request says otherwise")
@@ -127,8 +128,7 @@ async def report(participation: str, request: Request, parts: PartsOf) -> Respon
     except BodyTooLarge as problem:
         raise ReportLength(f"a report of this plan has {expected.body_bytes} bytes: {problem.detail}") from None
 
-    sha256 = claim.body_digest.hex()
-    return message(await run_in_threadpool(lambda: _counted(parts, claim.keyid, expected, sha256, lambda: body)))
+    return message(await run_in_threadpool(lambda: _counted(parts, claim.keyid, expected, held, sha256, lambda: body)))
 
 
 @router.get(parts_path("{participation}"))
@@ -162,7 +162,7 @@ async def report_complete(participation: str, request: Request, parts: PartsOf) 
     """Take a report whose parts are all here, as if it had come at once."""
     claim, body = await signed_body(request)
     complete = wire.decode(ReportComplete, body)
-    expected = await _expected(request, parts, claim, participation)
+    expected, held = await _awaited(request, parts, claim, participation, complete.report_sha256)
 
     def whole() -> bytes:
         raw = parts.blobs.take_parts(expected.tenant, participation)
@@ -172,17 +172,26 @@ async def report_complete(participation: str, request: Request, parts: PartsOf) 
         return raw
 
     def store() -> Receipt:
-        receipt = _counted(parts, claim.keyid, expected, complete.report_sha256, whole)
+        receipt = _counted(parts, claim.keyid, expected, held, complete.report_sha256, whole)
         parts.blobs.drop_parts(expected.tenant, participation)
         return receipt
 
     return message(await run_in_threadpool(store))
 
 
-async def _expected(request: Request, parts: Parts, claim: SignedBy, participation: str) -> reports.Expected:
-    return await as_device(
-        request, parts, claim, lambda s, device, _now: reports.expected_report(s, device, participation)
-    )
+async def _awaited(
+    request: Request, parts: Parts, claim: SignedBy, participation: str, sha256: str
+) -> tuple[reports.Expected, Receipt | Refusal | None]:
+    """What the report must look like, and what this one is told as things stand: once its body is read."""
+
+    def look(session: Session, device: Device, _now: datetime) -> tuple[reports.Expected, Receipt | Refusal | None]:
+        expected = reports.expected_report(session, device, participation)
+        try:
+            return expected, reports.check_acceptable(session, device.id, participation, sha256)
+        except Refusal as refusal:
+            return expected, refusal
+
+    return await as_device(request, parts, claim, look)
 
 
 async def _expected_part(
@@ -198,20 +207,25 @@ async def _expected_part(
 
 
 def _counted(
-    parts: Parts, device: str, expected: reports.Expected, sha256: str, content: Callable[[], bytes]
+    parts: Parts,
+    device: str,
+    expected: reports.Expected,
+    held: Receipt | Refusal | None,
+    sha256: str,
+    content: Callable[[], bytes],
 ) -> Receipt:
     """Make a report durable, then count it. The content is asked for if it is not held already."""
-    with parts.database.reading() as session:
-        held = reports.check_acceptable(session, device, expected.participation, sha256)
+    if isinstance(held, Refusal):
+        raise held
     if held is not None:
         return held
     body = content()
-    reports.store_report(parts.blobs, expected, body, sha256)
+    crc32 = reports.store_report(parts.blobs, expected, body, sha256)
     crash_point(CrashPoint.REPORT_STORED)
     try:
         receipt = parts.database.transact(
             lambda session: reports.record_report(
-                session, device, expected.participation, sha256, len(body), database_now(session)
+                session, device, expected.participation, sha256, len(body), database_now(session), crc32
             )
         )
     except Refusal as refusal:

@@ -265,6 +265,8 @@ class Report(SQLModel, table=True):
     group_id: str = Field(foreign_key="groups.id", max_length=ID, index=True)
     sha256: str = Field(max_length=DIGEST)
     body_bytes: int
+    crc32: int | None = Field(default=None, sa_column=Column(BigInteger))
+    """Of the blob; what tells whether the disk gave back what was written. None for one that came before 0008."""
     chunk: int | None = None
     blob_deleted: bool = False
     received_at: datetime = Field(sa_column=_at())
