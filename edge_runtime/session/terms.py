@@ -58,7 +58,7 @@ def authority_for(plan: Plan, authority: PublicKey | None, floors: Floors) -> Pu
         group=_NOBODY,
     )
     floors.check(any_group)
-    if plan.noise_multiplier > 0:
+    if any_group.lanes.noise_multiplier > 0:
         from edge_runtime.protocol.noise import DiscreteGaussian  # most plans have none
 
         try:

@@ -86,6 +86,18 @@ def test_noise_too_fine_for_integers_is_refused_before_training() -> None:
         authority_for(noisy(1e-9), AUTHORITY.public, Floors())
 
 
+@pytest.mark.parametrize("mode", [Privacy.CENTRAL, Privacy.LOCAL, Privacy.CORRELATED, Privacy.DISTRIBUTED])
+def test_every_mode_can_be_summed_securely(mode: Privacy) -> None:
+    plan = dataclasses.replace(noisy(1.0), version=5, privacy=mode, separation=2)
+    assert authority_for(plan, AUTHORITY.public, Floors()) == AUTHORITY.public
+
+
+def test_an_app_that_asks_for_noise_on_devices_takes_no_part_where_the_coordinator_adds_it() -> None:
+    plan = dataclasses.replace(noisy(1.0), version=5, privacy=Privacy.CENTRAL)
+    with pytest.raises(InvalidGroup, match="noise is below"):
+        authority_for(plan, AUTHORITY.public, Floors(least_noise=0.5))
+
+
 def test_a_plan_that_no_group_sums_under_is_refused() -> None:
     with pytest.raises(InvalidGroup, match="no group"):
         authority_for(PLAN, AUTHORITY.public, Floors())
