@@ -26,7 +26,7 @@ from tests.mutation.runs import FOLDER, PACKAGE, TESTS, survey
 ROOT: Final = Path(__file__).parents[2]
 NOTES: Final = ROOT / "build" / "mutation.jsonl"
 LEAST_PERCENT: Final = 90.0
-_SHOWN_EVERY: Final = 100
+_SHOWN_EVERY: Final = 50
 _LOADED: Final = (
     "numpy", "xdist.scheduler", "cryptography.hazmat.primitives.ciphers.aead",
     "cryptography.hazmat.primitives.asymmetric.ed25519", "cryptography.hazmat.primitives.asymmetric.x25519",
@@ -53,9 +53,14 @@ class Notes:
         path.write_text("\n".join([state, *kept]) + "\n")
 
     def add(self, name: str, outcome: Outcome) -> None:
-        self.outcomes[name] = outcome
+        """Add a line; who wants it in `outcomes` reads again: it may have been added in another process."""
         with self.path.open("a") as out:
             out.write(json.dumps([name, outcome]) + "\n")
+
+    def read_again(self) -> None:
+        for line in self.path.read_text().splitlines()[1:]:
+            name, outcome = json.loads(line)
+            self.outcomes[name] = Outcome(outcome)
 
 
 def main() -> int:
@@ -79,6 +84,7 @@ def main() -> int:
 
 def _ask(mutants: Sequence[Mutant], sources: Mapping[str, str], notes: Notes) -> None:
     left = [one for one in mutants if one.id not in notes.outcomes]
+    places = {mutant.id: place for place, mutant in enumerate(left)}
     print(f"{len(mutants)} mutants, {len(left)} of them to ask about", flush=True)
     if not left:
         return
@@ -86,18 +92,16 @@ def _ask(mutants: Sequence[Mutant], sources: Mapping[str, str], notes: Notes) ->
         importlib.import_module(name)
     if PACKAGE in sys.modules:
         raise RuntimeError(f"{PACKAGE} was imported before it could be changed")
-    done = 0
 
     def told(mutant: Mutant, outcome: Outcome) -> None:
-        nonlocal done
-        done += 1
         notes.add(mutant.id, outcome)
         if outcome is Outcome.SURVIVED:
             print(f"survived: {mutant.module} {mutant.function}\n  - {mutant.before}\n  + {mutant.after}", flush=True)
-        if done % _SHOWN_EVERY == 0:
-            print(f"{done} of {len(left)}", flush=True)
+        if (places[mutant.id] + 1) % _SHOWN_EVERY == 0:
+            print(f"{mutant.module}: {places[mutant.id] + 1} of {len(left)} in this order", flush=True)
 
     ask(left, sources, survey(), told)
+    notes.read_again()
 
 
 def _concluded(

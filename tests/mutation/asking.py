@@ -42,16 +42,29 @@ def ask(mutants: Sequence[Mutant], sources: Mapping[str, str], known: Survey, to
 
     Args:
         sources: Of the modules as they are, by name.
+        told: Called in another process for changes inside functions: what it keeps in memory alone is lost.
     """
-    inside = []
+    inside, anew = [], []
     for mutant in mutants:
         changed = changed_functions(sources[mutant.module], mutant.source)
         if changed is None:
-            told(mutant, _asked_anew(mutant, known))
+            anew.append(mutant)
         else:
             inside.append((mutant, changed))
     if inside:
-        run(_Asking(inside, known, told))
+        _apart(lambda: run(_Asking(inside, known, told)))
+    for mutant in anew:
+        told(mutant, _asked_anew(mutant, known))
+
+
+def _apart(work: Callable[[], int]) -> None:
+    """Work in a child, so that this process has imported nothing afterwards either.
+
+    Raises:
+        RuntimeError: The child failed.
+    """
+    if status := _ended(forked(work, silent=False)):
+        raise RuntimeError(f"the process that asks ended with status {status}")
 
 
 class _Asking:
@@ -142,13 +155,17 @@ class _Loader(SourceFileLoader):
         return compile(self.source, self.path, "exec", dont_inherit=True)
 
 
-def _outcome(pid: int) -> Outcome:
+def _ended(pid: int) -> int:
     try:
-        status = os.waitpid(pid, 0)[1]
+        return os.waitpid(pid, 0)[1]
     except KeyboardInterrupt:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+
+
+def _outcome(pid: int) -> Outcome:
+    status = _ended(pid)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM):
         return Outcome.TIMED_OUT
     return Outcome.KILLED if status else Outcome.SURVIVED

@@ -30,7 +30,7 @@ TESTS: Final = (
 SLOW: Final = ("two_hundred_and_one", *(f"completes_or_aborts_cleanly[{size}]" for size in range(7, 13)))
 """Parts of names of tests that are not asked, because each costs seconds: what they alone would kill survives."""
 
-_LEAST_SECONDS: Final = 10
+_LEAST_SECONDS: Final = 5
 """Of processor time that a mutant has at least before it counts as one that never ends."""
 _LONGEST_SECONDS: Final = 900
 """Of wall time: a mutant that waits for ever uses no processor."""
@@ -60,7 +60,7 @@ class Survey:
 
     def allowed(self, names: Sequence[str]) -> int:
         """Seconds of processor time that these tests have with a mutant."""
-        return _LEAST_SECONDS + int(4 * sum(self.seconds[name] for name in names))
+        return _LEAST_SECONDS + int(2 * sum(self.seconds[name] for name in names))
 
 
 def survey() -> Survey:
@@ -102,21 +102,22 @@ def run(plugin: object) -> int:
     return int(pytest.main([*_OPTIONS, *TESTS], plugins=[_WithoutSlow(), plugin]))
 
 
-def forked(work: Callable[[], int], cpu_seconds: int = 0) -> int:
-    """Work in a silent child process, within limits if there are any; its id. It ends with what the work returns."""
+def forked(work: Callable[[], int], cpu_seconds: int = 0, *, silent: bool = True) -> int:
+    """Work in a child process, within limits if there are any; its id. It ends with what the work returns."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        _live(work, cpu_seconds)
+        _live(work, cpu_seconds, silent=silent)
     return pid
 
 
-def _live(work: Callable[[], int], cpu_seconds: int) -> NoReturn:
+def _live(work: Callable[[], int], cpu_seconds: int, *, silent: bool) -> NoReturn:
     status = 1
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        if silent:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
         if cpu_seconds:
             resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
             resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))

@@ -87,8 +87,7 @@ def _ways(of: int, chosen: int) -> float:
 def regular(size: int, corrupt: int, gone: int) -> tuple[int, int]:
     """Degree and threshold of the smallest graph that meets the three bounds, in exact fractions."""
     for degree in range(2, size - 1, 2):
-        worst = next(most for most in range(degree + 1) if size * _beyond(size, corrupt, degree, most) <= _RARE)
-        threshold = math.ceil((worst + degree - Fraction(5, 4)) / 2) + 1
+        threshold = math.ceil((most_corrupt(size, corrupt, degree) + degree - Fraction(5, 4)) / 2) + 1
         alone = sum(_exactly(size, size - gone, degree, alive) for alive in range(threshold))
         connected = apart(size, degree, corrupt + gone) < _RARE
         if connected and threshold <= degree and size * alone <= Fraction(1, 2**20):
@@ -97,6 +96,11 @@ def regular(size: int, corrupt: int, gone: int) -> tuple[int, int]:
 
 
 _RARE = Fraction(1, 2**41)
+
+
+def most_corrupt(size: int, corrupt: int, degree: int) -> int:
+    """The number of corrupt neighbours that nobody has more of, but rarely."""
+    return next(most for most in range(degree + 1) if size * _beyond(size, corrupt, degree, most) <= _RARE)
 
 
 def _beyond(size: int, marked: int, drawn: int, most: int) -> Fraction:

@@ -232,6 +232,7 @@ def test_an_honest_public_key_is_taken() -> None:
 
 def test_secrets_are_in_no_text() -> None:
     mine = AgreementKey(key("mine"))
+    assert repr(mine) == "AgreementKey()"
     for shown in (repr(mine), repr(Stream(key("mine"), added=True))):
         assert key("mine").hex() not in shown
         assert repr(key("mine")) not in shown

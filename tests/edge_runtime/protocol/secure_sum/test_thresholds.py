@@ -85,6 +85,14 @@ def test_the_first_bound_is_exact_where_a_ten_thousandth_decides(size: int, degr
     assert thresholds._stays_connected(size, degree, bad) == holds
 
 
+@pytest.mark.parametrize(
+    ("size", "corrupt", "degree", "most"),
+    [(201, 198, 198, 198), (201, 0, 10, 0), (1000, 300, 20, 20), (500, 50, 56, 26)],
+)
+def test_the_second_bound_is_exact(size: int, corrupt: int, degree: int, most: int) -> None:
+    assert thresholds._most_corrupt(size, corrupt, degree) == oracle.most_corrupt(size, corrupt, degree) == most
+
+
 def test_a_regular_graph_has_two_neighbours_fewer_than_there_are_others_or_fewer() -> None:
     """198 of 202 corrupt: 200 neighbours are just enough. One member fewer, and only a complete graph would be."""
     assert regular(202, 981, 0) == Sharing(200, 200)
