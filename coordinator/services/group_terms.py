@@ -20,7 +20,7 @@ from edge_runtime.protocol.keys import PublicKey, digest
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.secure_sum.members import Members
 from edge_runtime.protocol.secure_sum.roster import Entry
-from edge_runtime.protocol.secure_sum.thresholds import sharing
+from edge_runtime.protocol.secure_sum.thresholds import corrupt_members, sharing
 from edge_runtime.protocol.secure_sum.transcript import Agreement, Terms, agree
 
 
@@ -138,13 +138,17 @@ def size_of(session: Session, group_id: str) -> int:
     return found
 
 
-def thresholds_of(terms: Terms, size: int) -> tuple[int, int]:
+def thresholds_of(plan: Plan, size: int) -> tuple[int, int]:
     """Of a group of this size: the shares that rebuild a secret, and the members with whom it can go on."""
+    survivors, permille = plan.survivors or 0, plan.corrupt_permille
     shared = sharing(
-        size, corrupt=terms.corrupt, corrupt_permille=terms.corrupt_permille, dropout_permille=terms.dropout_permille
+        size,
+        corrupt=corrupt_members(permille, plan.max_participants),
+        corrupt_permille=permille,
+        dropout_permille=plan.dropout_permille,
     )
     complete = shared.degree == size - 1
-    return shared.threshold, max(shared.threshold, terms.survivors) if complete else terms.survivors
+    return shared.threshold, max(shared.threshold, survivors) if complete else survivors
 
 
 def agreement_of(session: Session, group: Group, authority: PublicKey) -> Agreement:

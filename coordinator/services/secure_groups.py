@@ -42,7 +42,6 @@ from coordinator.services.group_terms import (
     positions,
     size_of,
     task_of,
-    terms_of,
     thresholds_of,
     who_reported,
     who_sent,
@@ -167,10 +166,10 @@ def count(session: Session, group: Group) -> Count:
     """Who is awaited in the phase of a group, and who has answered."""
     phase = GroupPhase(group.phase)
     able, answered = _able(session, group.id), _answered(session, group)
+    plan = read_plan(task_of(session, group)[1].plan)
     if phase is GroupPhase.FORMING:  # all participants are asked; who joined and gave up is no member
-        fewest = fewest_of(read_plan(task_of(session, group)[1].plan))
-        return Count(awaited=len(able), answered=len(answered & able), quorum=fewest)
-    threshold, quorum = thresholds_of(terms_of(session, group), size_of(session, group.id))
+        return Count(awaited=len(able), answered=len(answered & able), quorum=fewest_of(plan))
+    threshold, quorum = thresholds_of(plan, size_of(session, group.id))
     shares_open = phase in (GroupPhase.CONFIRMING, GroupPhase.UNMASKING)
     return Count(
         awaited=len(answered | (_asked(session, group) & able)),

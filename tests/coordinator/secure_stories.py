@@ -140,7 +140,7 @@ def tell(home: Home, scene: Scene) -> None:
                 break
             for phone in left:
                 phone.take(step)
-            _end_step(home, step)
+            end_step(home, step)
     group = groups_of(home)[0]
     if why is None:
         assert (group.phase, sums) == ("summed", [plain_sum(phones[first:], scene.bits)]), scene
@@ -148,7 +148,7 @@ def tell(home: Home, scene: Scene) -> None:
         assert (group.phase, group.ended_because, sums) == ("aborted", why, []), scene
 
 
-def _end_step(home: Home, step: Step) -> None:
+def end_step(home: Home, step: Step) -> None:
     """Let the worker look; whoever did not take the step is waited for in vain."""
     home.look()
     if groups_of(home)[0].phase == TAKEN_IN[step]:
@@ -182,7 +182,7 @@ def tell_of_a_regular_group(home: Home, size: int = 205) -> None:
             left = left[3:]
             for phone in left:
                 phone.take(step)
-            _end_step(home, step)
+            end_step(home, step)
             masked = list(left) if step is Step.MASKED else masked
     agreement = left[-1].sit().agreement
     assert not agreement.graph.complete
@@ -318,7 +318,7 @@ def tell_of_a_liar(home: Home, seed: int, *, tries: int = 6) -> Liar:
             for phone in honest:
                 with suppress(Refusal):
                     phone.take(step)
-            _end_step(home, step)
+            end_step(home, step)
     _check_end(home, phones, liar, sums)
     return liar
 
