@@ -78,10 +78,11 @@ class Real:
         return answer.json() if answer.content else None
 
     def start(self, life: str) -> None:
-        """A task of one round for one device."""
+        """A task of one round for one device, whose plan allows it one participation."""
         plan = replace(
-            PLAN, bundle_sha256=SHA256, epochs=2, batch_size=4, goal=1, min_reports=1, expected_participants=1
-        )
+            PLAN, version=5, bundle_sha256=SHA256, epochs=2, batch_size=4, goal=1, min_reports=1,
+            expected_participants=1, most_participations=1,
+        )  # fmt: skip
         raw, signature = sign_plan(plan, TENANT_KEY)
         checkpoint = self.call("POST", f"/bundles/{SHA256}/checkpoints", content=CHECKPOINT)["sha256"]
         order = {
