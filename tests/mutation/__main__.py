@@ -3,7 +3,7 @@
     python -m tests.mutation [--again] [--only MODULE ...]
 
 It goes on where it was stopped, writes docs/mutation.md, and ends with status 1 below 90 % or if the reviewed list of
-equivalent mutants is not true any more. About 40 minutes of processor time, one process.
+equivalent mutants is not true any more. About half an hour of processor time, one process at a time.
 """
 
 from __future__ import annotations

@@ -141,6 +141,22 @@ def test_the_norm_that_noise_must_hide_is_of_all_blocks_together() -> None:
     assert lanes.encode(delta / np.float32(1.5), np.random.default_rng(0)).size == delta.size + 4
 
 
+@pytest.mark.parametrize(("above", "taken"), [(0.5e-6, True), (1.5e-6, False)])
+def test_the_norm_that_noise_must_hide_is_held_to_a_millionth(above: float, taken: bool) -> None:
+    """Two values so near to whole steps that rounding leaves them there, at the limit but for so much."""
+    lanes = lanes_of(24, 10, noise_multiplier=1.0)
+    square = lanes.rounded_norm(2) ** 2
+    one = math.floor(lanes.scale) - 1
+    other = math.isqrt(int(square * (1 + above) - one**2))
+    assert abs((one**2 + other**2) / square - 1 - above) < 1e-7
+    delta = np.asarray([(one + 0.02) / lanes.scale, (other + 0.02) / lanes.scale], np.float32)
+    if taken:
+        assert lanes.encode(delta, np.random.default_rng(0)).tolist() == [one, other, 0, 0, 0, 0]
+    else:
+        with pytest.raises(LanesOutOfRange, match="the delta is beyond the clipping norm"):
+            lanes.encode(delta, np.random.default_rng(0))
+
+
 def test_each_lane_is_rounded_by_itself() -> None:
     lanes = lanes_of(24, 3)
     delta = np.full(400, (1000 + 0.5) / lanes.scale, np.float32)
