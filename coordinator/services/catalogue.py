@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import tuple_
 from sqlmodel import Session, col, delete, select
 
+from coordinator.services.running import read_manifest
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, CheckpointRow, OperatorToken, Population, Tenant
 from edge_runtime.protocol import wire
@@ -164,7 +165,7 @@ def manifest_of(session: Session, tenant: Tenant, bundle_sha256: str) -> Manifes
     bundle = session.get(BundleRow, (tenant.name, bundle_sha256))
     if bundle is None:
         raise NotFound("import the bundle before its checkpoint")
-    return wire.decode(Manifest, bundle.manifest)
+    return read_manifest(bundle.manifest)
 
 
 def sign_imported(

@@ -9,11 +9,9 @@ from typing import Final, NamedTuple, TypeVar
 from sqlalchemy import bindparam
 from sqlmodel import Session, col, func, select
 
-from coordinator.services.running import read_plan
+from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.group_tables import Member, StepRow
 from coordinator.store.tables import BundleRow, Group, Participation, Report, Round, Task
-from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.errors import InvalidPlan
 from edge_runtime.protocol.group import Step
 from edge_runtime.protocol.keys import PublicKey, digest
@@ -75,7 +73,7 @@ def terms_of(session: Session, group: Group) -> Terms:
         number=round_.number,
         group=group.id,
         checkpoint_sha256=round_.checkpoint_sha256,
-        shared_parameters=_shared_parameters(bundle.manifest),
+        shared_parameters=read_manifest(bundle.manifest).shared_parameters,
     )
 
 
@@ -105,11 +103,6 @@ def plan_terms(
         lanes=plan.lanes(),
         parameters=plan.values(shared_parameters),
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _shared_parameters(manifest: bytes) -> int:
-    return wire.decode(Manifest, manifest).shared_parameters
 
 
 class Place(NamedTuple):

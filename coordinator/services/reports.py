@@ -12,11 +12,9 @@ from coordinator.core.pacing import unit_of
 from coordinator.core.rounds import OPEN_PHASES, STEPS, Event, GroupPhase, Phase, Standing, step
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.services.group_steps import check_report
-from coordinator.services.running import read_plan
+from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Device, Group, Participation, Report, Round, Task
-from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import LONGEST_DELAY_S
 from edge_runtime.protocol.errors import (
     ConflictingReport,
@@ -28,7 +26,7 @@ from edge_runtime.protocol.errors import (
     UnknownParticipation,
 )
 from edge_runtime.protocol.keys import digest
-from edge_runtime.protocol.plan import Plan, Summing
+from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.report import OutcomeNote, OutcomeNoted, Receipt, lanes_of_report, report_bytes
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 
@@ -72,12 +70,12 @@ def expected_report(session: Session, device: Device, participation_id: str) -> 
     _participation, round_ = _of_device(session, device.id, participation_id)
     task = session.get_one(Task, round_.task_id)
     bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
-    plan = wire.decode(Plan, task.plan)
+    plan = read_plan(task.plan)
     return Expected(
         tenant=task.tenant,
         participation=participation_id,
         lanes=plan.lanes(),
-        parameters=plan.values(wire.decode(Manifest, bundle.manifest).shared_parameters),
+        parameters=plan.values(read_manifest(bundle.manifest).shared_parameters),
         masked=plan.summing is Summing.SECURE,
     )
 

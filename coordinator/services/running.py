@@ -19,6 +19,7 @@ from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import RUNNING
 from coordinator.store.tables import Candidate, Cohort, Population, Round, Task
 from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.policy import Policy
 
@@ -79,6 +80,12 @@ class Programme:
 def read_plan(raw: bytes) -> Plan:
     """A plan as it was stored; decoded once."""
     return wire.decode(Plan, raw)
+
+
+@functools.lru_cache(maxsize=256)
+def read_manifest(raw: bytes) -> Manifest:
+    """A bundle's manifest as it was stored; decoded once."""
+    return wire.decode(Manifest, raw)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -47,8 +47,7 @@ from coordinator.store.tables import (
     Round,
     Task,
 )
-from edge_runtime.protocol import wire
-from edge_runtime.protocol.plan import Plan, Summing
+from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.reasons import Abandonment
 
 
@@ -220,7 +219,7 @@ def choose_participants(session: Session, round_id: str, now: datetime) -> bool:
     round_ = session.get_one(Round, round_id)
     task = session.get_one(Task, round_.task_id)
     pool = session.exec(_pool(task, round_, now)).all()
-    plan, settings = wire.decode(Plan, task.plan), read_settings(task.settings)
+    plan, settings = read_plan(task.plan), read_settings(task.settings)
     if plan.summing is Summing.SECURE and len(pool) < fewest_of(plan):
         abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.POPULATION_TOO_SMALL, now)
         return True

@@ -5,7 +5,6 @@ A task whose plan claims nothing, in a population without a budget, costs nothin
 
 from __future__ import annotations
 
-import functools
 import logging
 from datetime import datetime
 from enum import StrEnum
@@ -21,11 +20,9 @@ from coordinator.core.rounds import GroupPhase
 from coordinator.core.task_settings import read_settings
 from coordinator.services import ledger
 from coordinator.services.ledger import Book, Whose
-from coordinator.services.running import read_plan
+from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.database import database_now
 from coordinator.store.tables import BundleRow, Group, Round, Task
-from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Manifest
 
 _log = logging.getLogger("edgewise.privacy")
 
@@ -152,12 +149,7 @@ def note_release(session: Session, round_: Round) -> None:
 def values_of(session: Session, task: Task) -> int:
     """How many values a report of a task has."""
     bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
-    return read_plan(task.plan).values(_shared_parameters(bundle.manifest))
-
-
-@functools.lru_cache(maxsize=64)
-def _shared_parameters(manifest: bytes) -> int:
-    return wire.decode(Manifest, manifest).shared_parameters
+    return read_plan(task.plan).values(read_manifest(bundle.manifest).shared_parameters)
 
 
 def _begun(session: Session, book: Book, task: Task, now: datetime) -> Book:

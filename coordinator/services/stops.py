@@ -13,11 +13,10 @@ from coordinator.core.rounds import Phase
 from coordinator.core.stopping import Progress, stop_of
 from coordinator.core.task_settings import MetricTarget, read_settings
 from coordinator.core.tasks import Stop
+from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.tables import BundleRow, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.checkpoint import checkpoint_bytes
-from edge_runtime.protocol.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def spent(session: Session, task: Task) -> Spent:
 
 
 def _bytes(session: Session, task: Task) -> ColumnElement[int]:
-    manifest = wire.decode(Manifest, session.get_one(BundleRow, (task.tenant, task.bundle_sha256)).manifest)
+    manifest = read_manifest(session.get_one(BundleRow, (task.tenant, task.bundle_sha256)).manifest)
     body = func.coalesce(col(Report.body_bytes), 0)
     asked = or_(col(Participation.downloaded_at).is_not(None), col(Report.participation_id).is_not(None))
     fetched = case((asked, checkpoint_bytes(manifest.parameters)), else_=0)
@@ -55,7 +54,7 @@ def _bytes(session: Session, task: Task) -> ColumnElement[int]:
 
 
 def _seconds(task: Task) -> ColumnElement[int]:
-    limit = int(wire.decode(Plan, task.plan).time_limit_s)
+    limit = int(read_plan(task.plan).time_limit_s)
     took = extract("epoch", col(Participation.ended_at)) - extract("epoch", col(Participation.assigned_at))
     at_work = and_(col(Participation.assigned_at).is_not(None), took > 0)
     return func.coalesce(

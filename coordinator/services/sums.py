@@ -14,9 +14,9 @@ from sqlmodel import Session, col, func, select
 from coordinator.core.aggregation import Values
 from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
 from coordinator.services.rounds import live_groups
+from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Group, PartialSum, Report, Round, Task
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, Refusal
 from edge_runtime.protocol.plan import Plan, Summing
@@ -232,7 +232,7 @@ def counted_reports(session: Session, round_id: str) -> int:
 def plan_and_manifest(session: Session, task: Task) -> tuple[Plan, Manifest]:
     """What determines the lanes of a task's reports."""
     bundle = session.get_one(BundleRow, (task.tenant, task.bundle_sha256))
-    return wire.decode(Plan, task.plan), wire.decode(Manifest, bundle.manifest)
+    return read_plan(task.plan), read_manifest(bundle.manifest)
 
 
 @dataclass(frozen=True, slots=True)

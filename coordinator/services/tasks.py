@@ -15,7 +15,7 @@ from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import RUNNING, TASK_STEPS, Stop, TaskEvent, TaskState
 from coordinator.services.group_terms import fewest_of, plan_terms
 from coordinator.services.rounds import end_task, stop_selecting
-from coordinator.services.running import read_plan
+from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.tables import (
     BundleRow,
     CheckpointRow,
@@ -25,7 +25,6 @@ from coordinator.store.tables import (
     Tenant,
 )
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Manifest
 from edge_runtime.protocol.enrolment import is_name
 from edge_runtime.protocol.errors import Conflict, InvalidPlan, Malformed, NoAuthority, NotFound
 from edge_runtime.protocol.keys import PublicKey
@@ -108,7 +107,7 @@ def check_settings(session: Session, settings: TaskSettings, plan: Plan) -> None
         target = _existing(session, plan.tenant, settings.stop.metric.task)
         if read_settings(target.settings).kind is not Kind.EVALUATE:
             raise Malformed(f"the task {target.name!r} of the metric target does not evaluate")
-        if settings.stop.metric.metric not in [metric.name for metric in wire.decode(Plan, target.plan).metrics]:
+        if settings.stop.metric.metric not in [metric.name for metric in read_plan(target.plan).metrics]:
             raise Malformed(f"the task {target.name!r} does not measure {settings.stop.metric.metric!r}")
 
 
@@ -128,7 +127,7 @@ def _existing(session: Session, tenant: str, name: str) -> Task:
 
 def _check_bundle(session: Session, plan: Plan) -> None:
     bundle = session.get_one(BundleRow, (plan.tenant, plan.bundle_sha256))
-    manifest = wire.decode(Manifest, bundle.manifest)
+    manifest = read_manifest(bundle.manifest)
     if plan.batch_size > manifest.batch_size:
         raise InvalidPlan(f"the plan's batches of {plan.batch_size} do not fit a graph for {manifest.batch_size}")
     known = ("loss", *manifest.metrics)
@@ -146,7 +145,7 @@ def _check_groups(session: Session, order: TaskOrder, plan: Plan) -> None:
             number=1,
             group="0" * 32,
             checkpoint_sha256=order.checkpoint_sha256,
-            shared_parameters=wire.decode(Manifest, bundle.manifest).shared_parameters,
+            shared_parameters=read_manifest(bundle.manifest).shared_parameters,
         )
 
 
@@ -209,11 +208,9 @@ def check_authority(session: Session, tenant: Tenant, name: str, authority: Publ
         NotFound: The tenant has no task of this name.
         NoAuthority: It sums securely, and nobody certifies its devices.
     """
-    plan = wire.decode(Plan, task_named(session, tenant, name).plan)
+    plan = read_plan(task_named(session, tenant, name).plan)
     if plan.summing is Summing.SECURE and authority is None:
-        raise NoAuthority(
-            "`edgewise-coordinator init` makes the authority's key; then start the processes again"
-        )
+        raise NoAuthority("`edgewise-coordinator init` makes the authority's key; then start the processes again")
 
 
 def approve_task(session: Session, tenant: Tenant, name: str, now: datetime) -> Task:

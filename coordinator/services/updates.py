@@ -23,11 +23,11 @@ from coordinator.core.tasks import RUNNING, TaskEvent
 from coordinator.services import hiding, spending
 from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.services.rounds import abandon, end_task, live_groups
+from coordinator.services.running import read_plan
 from coordinator.services.stops import stop_for
 from coordinator.services.sums import is_added_up, plan_and_manifest, round_delta
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import CheckpointRow, Group, Report, Round, Task
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkpoint import Checkpoint, verify_checkpoint
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Kind, Plan, Summing
@@ -131,7 +131,7 @@ def _buffer(session: Session, task: Task, waiting: Sequence[Round]) -> Buffer:
         .join(Group, col(Group.id) == col(Report.group_id))
         .where(col(Group.round_id).in_(fresh), Group.phase == GroupPhase.SUMMED)
     ).one()
-    return Buffer(stale, fresh if reports >= wire.decode(Plan, task.plan).goal else ())
+    return Buffer(stale, fresh if reports >= read_plan(task.plan).goal else ())
 
 
 def drop_stale(session: Session, task_id: str, now: datetime) -> bool:
