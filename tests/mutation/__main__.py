@@ -39,15 +39,11 @@ class Notes:
     """What is known already, a line each, of one state of code and tests."""
 
     def __init__(self, path: Path, state: str, *, again: bool) -> None:
-        self.path, self.outcomes = path, dict[str, Outcome]()
         lines = path.read_text().splitlines() if path.exists() else []
         same = lines[:1] == [state]
-        for line in lines[1:]:
-            name, outcome = json.loads(line)
-            if same or (again and outcome != Outcome.SURVIVED):
-                self.outcomes[name] = Outcome(outcome)
-        if same and again:
-            self.outcomes = {name: one for name, one in self.outcomes.items() if one is not Outcome.SURVIVED}
+        known = [(name, Outcome(outcome)) for name, outcome in map(json.loads, lines[1:])]
+        self.path = path
+        self.outcomes = {name: one for name, one in known if (one is not Outcome.SURVIVED if again else same)}
         path.parent.mkdir(exist_ok=True)
         kept = [json.dumps([name, outcome]) for name, outcome in self.outcomes.items()]
         path.write_text("\n".join([state, *kept]) + "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation import report, reviewed
+from tests.mutation.__main__ import Notes
 from tests.mutation.asking import Outcome
 from tests.mutation.codes import changed_functions
 from tests.mutation.mutants import Mutant, mutants_of
@@ -76,6 +77,18 @@ def test_a_percentage_is_of_those_that_count() -> None:
     assert "| all | 4 | 1 | 1 | 1 | 1 | 66.7 % |" in report.page(mutants, outcomes, [last])
     assert reviewed.stale([last], mutants) == []
     assert reviewed.stale([last], mutants[:3]) == [f"module {last.function}: {last.after[0]}"]
+
+
+def test_a_run_goes_on_where_it_stopped_and_trusts_kills_alone_when_tests_changed(tmp_path: Path) -> None:
+    path = tmp_path / "build" / "notes.jsonl"
+    first = Notes(path, "state", again=False)
+    first.add("one", Outcome.KILLED)
+    first.add("two", Outcome.SURVIVED)
+    first.read_again()
+    everything = {"one": Outcome.KILLED, "two": Outcome.SURVIVED}
+    assert first.outcomes == Notes(path, "state", again=False).outcomes == everything
+    assert Notes(path, "another", again=True).outcomes == {"one": Outcome.KILLED}
+    assert Notes(path, "a third", again=False).outcomes == {}
 
 
 def test_the_reviewed_list_is_about_lines_that_are_there() -> None:
