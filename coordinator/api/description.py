@@ -198,8 +198,9 @@ def _model(schema: Tree) -> str:
 
 def _problem() -> Tree:
     codes = ", ".join(f"`{code}` ({status})" for code, status in sorted(STATUSES.items()) if code in REFUSALS)
+    more = "One of privacy also has `reason` and `nearest`."
     return {
-        "description": f"A refusal. Its code never changes its meaning: {codes}. One of privacy also has `reason` and `nearest`.",
+        "description": f"A refusal. Its code never changes its meaning: {codes}. {more}",
         "content": {
             "application/problem+json": {
                 "schema": {"$ref": _REF.format(model="Problem")},

@@ -13,8 +13,10 @@ from sqlmodel import Session, select
 
 from coordinator.core.forecast import Forecast, Reach, Sizes, forecast
 from coordinator.core.privacy.plans import check_rounds_fixed
+from coordinator.core.privacy.settings import SMALLEST_COHORT
 from coordinator.core.task_settings import Change, TaskSettings, changed, changes, read_settings
 from coordinator.core.tasks import ENDED, RUNNING, TASK_STEPS, TaskEvent, TaskState
+from coordinator.services import budgets
 from coordinator.services.catalogue import check_version
 from coordinator.services.sums import plan_and_manifest
 from coordinator.services.tasks import check_settings, task_named
@@ -161,8 +163,19 @@ class DryRun:
     forecast: Forecast
 
 
-def dry_run(session: Session, tenant: Tenant, name: str, blobs: Blobs, reach: Reaching, now: datetime) -> DryRun:
+def dry_run(
+    session: Session,
+    tenant: Tenant,
+    name: str,
+    blobs: Blobs,
+    reach: Reaching,
+    now: datetime,
+    smallest_cohort: int = SMALLEST_COHORT,
+) -> DryRun:
     """Say what a task would do from now on; nothing changes, and no device hears of it.
+
+    Args:
+        smallest_cohort: No task that claims privacy addresses fewer devices.
 
     Raises:
         NotFound: The tenant has no task of this name.
@@ -178,7 +191,17 @@ def dry_run(session: Session, tenant: Tenant, name: str, blobs: Blobs, reach: Re
     found = tuple(_findings(session, settings, plan))
     reached = reach(session, tenant, task.population, settings.cohort) if not found else _NOBODY
     seen = forecast(plan, settings, reached, sizes, now)
+    if not found:
+        found = tuple(_lacking(session, task, round(reached.devices), smallest_cohort))
     return DryRun(findings=found, forecast=seen if not found else replace(seen, cautions=()))
+
+
+def _lacking(session: Session, task: Task, cohort: int, smallest_cohort: int) -> Iterator[str]:
+    """What keeps a task from spending from the budgets of its population."""
+    try:
+        budgets.check_task(session, task, cohort=cohort, smallest_cohort=smallest_cohort)
+    except Refusal as refusal:
+        yield refusal.detail
 
 
 _NOBODY = Reach(devices=0, check_ins_an_hour=0.0)

@@ -189,7 +189,8 @@ def clone_task(name: str, wanted: CloneRequest, response: Response, tenant: Tena
 def get_dry_run(name: str, tenant: TenantOf, parts: PartsOf) -> task_changes.DryRun:
     """What a task would do from now on, and what keeps it from it; nothing changes, and no device hears of it."""
     with parts.database.reading() as session:
-        return task_changes.dry_run(session, tenant, name, parts.blobs, _reach(parts.now()), parts.now())
+        now = parts.now()
+        return task_changes.dry_run(session, tenant, name, parts.blobs, _reach(now), now, parts.smallest_cohort)
 
 
 def _reach(now: datetime) -> task_changes.Reaching:

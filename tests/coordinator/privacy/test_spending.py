@@ -175,19 +175,24 @@ def backdated(session: Session) -> None:
     session.add(row)
 
 
-@pytest.mark.parametrize("edit", [cheaper, cut_off, backdated])
-def test_an_edited_ledger_is_found_before_the_next_charge_at_the_start_and_by_whoever_reads_it(
-    home: Home, edit: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def charged(home: Home) -> list[SecurePhone]:
+    """Phones in a round whose ledger says that it was charged."""
     enrolled = members(home, FEW)
     put_budget(home, rho=9.0).raise_for_status()
     ordered(home)
     home.look()
     phones = in_a_round(home, enrolled, "one")
     with home.app.state.parts.database.writing() as session:
-        round_ = session.exec(select(Round)).one()
-        spending.charge(session, round_)
+        spending.charge(session, session.exec(select(Round)).one())
     assert kinds_of(home)[-1] == "charged"
+    return phones
+
+
+@pytest.mark.parametrize("edit", [cheaper, cut_off, backdated])
+def test_an_edited_ledger_is_found_at_the_start_and_by_whoever_reads_it(
+    home: Home, edit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    charged(home)
     tampered(home, edit)
     for path in ("ledger", "statement", "budgets"):
         answer = home.operator("GET", f"/populations/{POPULATION}/privacy/{path}")
@@ -195,12 +200,17 @@ def test_an_edited_ledger_is_found_before_the_next_charge_at_the_start_and_by_wh
     with caplog.at_level(logging.ERROR):
         home.app.state.worker.resume()
     assert any("is damaged" in record.getMessage() for record in caplog.records)
-    with sums_seen(home) as seen:
-        played(home, phones, last=Step.CONFIRMATION)
-    assert (groups_of(home)[0].ended_because, seen) == ("not-charged", [])
     home.clock.forward(200)
     home.look()
     assert (home.task()["state"], home.task()["ended_because"]) == ("completed", "ledger-damaged")
+
+
+def test_nothing_is_opened_on_an_edited_ledger(home: Home) -> None:
+    phones = charged(home)
+    tampered(home, cheaper)
+    with sums_seen(home) as seen:
+        played(home, phones, last=Step.CONFIRMATION)
+    assert (groups_of(home)[0].ended_because, seen) == ("not-charged", [])
 
 
 def test_a_rewritten_ledger_is_found_by_a_head_that_was_kept_elsewhere(home: Home) -> None:
