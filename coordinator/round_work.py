@@ -5,21 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlmodel import Session
 
 from coordinator.core.rounds import Phase
 from coordinator.group_work import GroupWork, Write
 from coordinator.services import hiding, measuring, rounds, selecting, sums, updates
+from coordinator.services.running import read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.crash_points import CrashPoint, crash_point
 from coordinator.store.database import Database
-from coordinator.store.tables import Round
+from coordinator.store.tables import Round, Task
 from edge_runtime.protocol.errors import DigestMismatch, InvalidWeights, NotFound, PrivacyRefusal
 from edge_runtime.protocol.keys import SigningKey
+from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.reasons import Abandonment
 
 _log = logging.getLogger("edgewise.worker")
+
+
+class _ToAdd(NamedTuple):
+    """A chunk of a group that is to be added, or a group whose reports wait for one; neither: the round is added up."""
+
+    group_id: str | None = None
+    chunk: int | None = None
 
 
 class RoundWork:
@@ -124,6 +134,17 @@ class RoundWork:
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
+    def rests(self, session: Session, round_: Round, now: datetime) -> bool:
+        """Whether there is surely nothing to move. All rounds are asked in one view, so that few have to be moved."""
+        if round_.phase == Phase.SELECTING:
+            return not selecting.is_ready_to_choose(session, round_.id, now)
+        task = session.get_one(Task, round_.task_id)  # kept, so that it is not read again below
+        if read_plan(task.plan).summing is Summing.SECURE:
+            return False
+        if round_.closed_at is None and rounds.closes(session, round_.id, now) is not None:
+            return False
+        return not self._to_add(session, round_)
+
     def move(self, round_: Round, now: datetime) -> bool:
         """Move a round one step; whether anything moved."""
         if round_.phase == Phase.SELECTING:
@@ -160,23 +181,31 @@ class RoundWork:
     def _add_up(self, round_: Round, now: datetime) -> bool:
         """Add up one chunk of what has arrived; end the round when all of it is added."""
         with self._database.reading() as session:
-            group_ids = [group.id for group in rounds.live_groups(session, round_.id)]
-            waiting = [one for one in group_ids if sums.wants_chunk(session, one, self._chunk_reports)]
-            chunks = [(one, chunk) for one in group_ids for chunk in sums.chunks_to_add(session, one)]
-            complete = updates.is_complete(session, round_.id)
-        if not (chunks or waiting or complete) or not self._hold(round_.task_id):
+            found = self._to_add(session, round_)
+        if found is None or not self._hold(round_.task_id):
             return False
-        if chunks:
-            self._add_chunk(round_, *chunks[0])
-        elif waiting:
+        if found.chunk is not None and found.group_id is not None:
+            self._add_chunk(round_, found.group_id, found.chunk)
+        elif (group_id := found.group_id) is not None:
             self._write(
                 CrashPoint.CHUNK_ASSIGNED,
                 round_.task_id,
-                lambda session: sums.assign_chunk(session, waiting[0], self._chunk_reports),
+                lambda session: sums.assign_chunk(session, group_id, self._chunk_reports),
             )
         else:
             self._finish(round_, now)
         return True
+
+    def _to_add(self, session: Session, round_: Round) -> _ToAdd | None:
+        """What comes next of adding a round up; None while nothing does."""
+        groups = rounds.live_groups(session, round_.id)
+        for group in groups:
+            for chunk in sums.chunks_to_add(session, group.id):
+                return _ToAdd(group.id, chunk)
+        for group in groups:
+            if sums.wants_chunk(session, group.id, self._chunk_reports):
+                return _ToAdd(group.id)
+        return _ToAdd() if updates.is_complete(session, round_.id) else None
 
     def _add_chunk(self, round_: Round, group_id: str, chunk: int) -> None:
         with self._database.reading() as session:

@@ -214,15 +214,22 @@ class Worker:
         with self._database.reading() as session:
             tasks = selecting.tasks_to_tend(session, now)
             found = session.exec(select(Round).where(col(Round.phase).in_(OPEN_PHASES)).order_by(col(Round.id))).all()
+            moving = [one for one in found if not self._rests(session, one, now)]
             buffers = updates.buffers(session)
         for task_id in buffers:
             what = f"the buffer of task {task_id}"
             yield _Step(what, task_id, partial(self._rounds.empty, task_id, now))
         for task_id in tasks:
             yield _Step(f"task {task_id}", task_id, partial(self._rounds.tend, task_id, now))
-        for one in found:
+        for one in moving:
             what = f"round {one.number} of task {one.task_id}"
             yield _Step(what, one.task_id, partial(self._rounds.move, one, now))
+
+    def _rests(self, session: Session, round_: Round, now: datetime) -> bool:
+        try:
+            return self._rounds.rests(session, round_, now)
+        except Exception:  # it says so when its turn comes, and holds up no other
+            return False
 
     def _write(
         self, point: CrashPoint, task_id: str, act: Callable[[Session], Answer], *, tells: bool = False

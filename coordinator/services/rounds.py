@@ -32,6 +32,7 @@ from coordinator.core.tasks import TASK_STEPS, Stop, TaskEvent, TaskState
 from coordinator.services import hiding, spending
 from coordinator.services.group_ends import end_group, is_secure
 from coordinator.services.group_terms import fewest_of
+from coordinator.services.running import read_plan
 from coordinator.store.group_tables import Member
 from coordinator.store.tables import (
     Group,
@@ -41,7 +42,6 @@ from coordinator.store.tables import (
     Round,
     Task,
 )
-from edge_runtime.protocol import wire
 from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.reasons import Abandonment, GroupEnd, Outcome
 
@@ -56,7 +56,7 @@ def closes(session: Session, round_id: str, now: datetime) -> Verdict | None:
     round_ = session.get_one(Round, round_id)
     if round_.phase not in (Phase.TRAINING, Phase.REPORTING) or round_.closed_at is not None:
         return None
-    plan = wire.decode(Plan, session.get_one(Task, round_.task_id).plan)
+    plan = read_plan(session.get_one(Task, round_.task_id).plan)
     deadline_passed = now >= round_.deadline_at
     if plan.summing is Summing.SECURE:
         if any(is_secure(group) for group in live_groups(session, round_id)):
@@ -96,7 +96,7 @@ def _secure_tally(session: Session, round_id: str) -> SecureTally:
 
 def _too_few(session: Session, round_: Round) -> Abandonment:
     """Why a round ends without enough reports: of a secure one, perhaps no group ever came together."""
-    plan = wire.decode(Plan, session.get_one(Task, round_.task_id).plan)
+    plan = read_plan(session.get_one(Task, round_.task_id).plan)
     if plan.summing is Summing.SECURE and not _secure_tally(session, round_.id).begun:
         return Abandonment.POPULATION_TOO_SMALL
     return Abandonment.TOO_FEW_REPORTS
@@ -162,7 +162,7 @@ def abort_group(session: Session, group_id: str, now: datetime) -> None:
     _end_open_participations(session, round_.id, now, group_id)
     session.flush()
     tally = _tally(session, round_.id)
-    plan = wire.decode(Plan, session.get_one(Task, round_.task_id).plan)
+    plan = read_plan(session.get_one(Task, round_.task_id).plan)
     if tally.chosen - tally.ended < plan.min_reports:
         abandon(session, round_, Event.SUM_FAILED, Abandonment.STORAGE_DAMAGED, now)
 

@@ -8,7 +8,7 @@ import errno
 import functools
 import tracemalloc
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -277,21 +277,24 @@ def test_an_update_that_is_not_finite_abandons_its_round_by_name(home: Home, mon
     assert home.task()["model_version"] == 0
 
 
-def test_a_round_in_trouble_does_not_hold_up_another(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["_add_up", "_to_add"])
+def test_a_round_in_trouble_does_not_hold_up_another(home: Home, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     phones, assignments = first_round(home)
     for phone, assignment in zip(phones, assignments, strict=True):
         send_report(home, phone, assignment)
     home.operator("PUT", "/populations/other").raise_for_status()
     order = home.order(replace(PLAN, population="other"), name="second", checkpoint_sha256=home.publish())
     home.start_order(order)
-    trouble = home.app.state.worker._rounds._add_up
+    trouble = getattr(home.app.state.worker._rounds, where)
 
-    def only_the_first(round_: Round, now: datetime) -> bool:
+    def only_the_first(*asked: Any) -> Any:
+        """To add up, or to say in the view of all rounds whether there is something to add."""
+        (round_,) = (one for one in asked if isinstance(one, Round))
         if round_.number == 1 and round_.phase == "reporting":
             raise OSError("the disk sulks")
-        return bool(trouble(round_, now))
+        return trouble(*asked)
 
-    monkeypatch.setattr(home.app.state.worker._rounds, "_add_up", only_the_first)
+    monkeypatch.setattr(home.app.state.worker._rounds, where, only_the_first)
     rung: list[bool] = []
     monkeypatch.setattr(home.app.state.worker, "_changed", lambda: rung.append(True))
     with pytest.raises(ExceptionGroup, match="some rounds could not be moved"):

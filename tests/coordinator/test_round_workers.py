@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
 from coordinator.services import sums, updates
@@ -35,6 +36,27 @@ def check_once(home: Home) -> None:
     assert (found["phase"], found["reports"], task_of(home, TASK)["model_version"]) == ("committed", 4, 1)
     moved = (weights_of(home, found["result_sha256"]) - FIRST_WEIGHTS)[2:] * PLAN.expected_participants
     assert np.allclose(moved, sum(one_hot(number) for number in range(4)), atol=1e-5)
+
+
+def test_rounds_that_rest_are_looked_at_in_one_view(home: Home) -> None:
+    """A look comes ten times a second, and hardly ever is there anything to move."""
+    first = home.publish()
+    for name in ("one", "two", "three"):
+        home.start_order(home.order(name=name, checkpoint_sha256=first))
+    home.look()
+    began: list[str] = []
+    engine = home.app.state.parts.database.engine
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        began.append(statement)
+
+    home.app.state.worker.look()
+    event.listen(engine, "before_cursor_execute", note)
+    assert not home.app.state.worker.look()
+    event.remove(engine, "before_cursor_execute", note)
+    selects = [one for one in began if one.startswith("SELECT")]
+    assert len([one for one in began if "BEGIN" in one]) <= 1
+    assert len(selects) <= 5 + 2 * 3, "a few, and the task and the pool of each round"
 
 
 def test_two_workers_in_turn_add_up_each_report_once(home: Home) -> None:
