@@ -32,7 +32,7 @@ def demo(
             "[digits zoo:cnn, watch zoo:mlp]"
         ),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 12, watch 20]")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 10, watch 20]")] = None,
     devices: Annotated[
         int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 100, watch 20]")
     ] = None,

@@ -34,7 +34,7 @@ class Recipe:
 RECIPES: Final[Mapping[str, Recipe]] = {
     "digits": Recipe(
         model="zoo:cnn",
-        rounds=12,
+        rounds=10,
         goal_share=0.6,
         epochs=2,
         batch_size=10,
@@ -42,7 +42,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         careful_rate=0.1,
         clipping_norm=1.0,
         server_learning_rate=2.0,
-        noise_multiplier=0.3,
+        noise_multiplier=0.25,
     ),
     "watch": Recipe(
         model="zoo:mlp",

@@ -38,7 +38,9 @@ def _plain(history: History) -> str:
 def _groups(history: History) -> str:
     groups = [group for one in history.rounds for group in one.groups]
     opened = sum(group.aborted is None for group in groups)
-    rows = "".join(_round_row(one) for one in history.rounds)
+    why = opened < len(groups)
+    rows = "".join(_round_row(one, why) for one in history.rounds)
+    head = '<th scope="col" class="words">Aborted, and why</th>' if why else ""
     return (
         "<h3>Groups by round</h3>"
         f"<p>{counted(len(groups), 'group')} formed, {number(opened)} of them opened their sum. A group that loses too "
@@ -46,17 +48,16 @@ def _groups(history: History) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of groups"><table>'
         "<caption>Members are the phones that were asked to join.</caption>"
         '<thead><tr><th scope="col">Round</th><th scope="col">Formed</th><th scope="col">Opened</th>'
-        '<th scope="col">Members</th><th scope="col" class="words">Aborted, and why</th></tr></thead>'
+        f'<th scope="col">Members</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def _round_row(one: RoundRecord) -> str:
+def _round_row(one: RoundRecord, why: bool) -> str:
     members = ", ".join(number(group.members) for group in one.groups) or "–"
     opened = sum(group.aborted is None for group in one.groups)
-    return (
-        f'<tr><th scope="row">{one.round}</th><td>{len(one.groups)}</td><td>{opened}</td><td>{members}</td>'
-        f'<td class="words short">{_ends(one.groups)}</td></tr>'
+    return f'<tr><th scope="row">{one.round}</th><td>{len(one.groups)}</td><td>{opened}</td><td>{members}</td>' + (
+        f'<td class="words short">{_ends(one.groups)}</td></tr>' if why else "</tr>"
     )
 
 
@@ -184,7 +185,8 @@ def _reasons(history: History) -> str:
 
 
 def _other(one: Elsewhere, *, first: bool) -> str:
-    figure = f"<strong>ε = {epsilon(one.epsilon)}</strong> at δ = {one.target_delta:.2g} against the coordinator"
+    is_ = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
+    figure = f"<strong>ε{is_}{epsilon(one.epsilon)}</strong> at δ{is_}{one.target_delta:.2g} against the coordinator"
     if first:
         return (
             f"<strong>With {number(one.members)} phones to a group</strong>, drawn from a million so that nobody is in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,9 @@ from device_sim.appointments import keep_appointments
 from device_sim.behaviour import DROPOUT_SHARE, INTERRUPTIONS, STRAGGLE_S, Behaviour, behaviour, generator
 from device_sim.datasets import load
 from device_sim.events import Diary, Enrolled, Evaluated, Event, EventWriter, Participated, TrainedAlone, read_event
-from device_sim.fleet import phone_key, pooled
+from device_sim.fleet import noise_of, phone_key, pooled
 from device_sim.programme import plan_for
-from device_sim.recipes import RECIPES
+from device_sim.recipes import RECIPES, DemoOptions, privacy_for
 from device_sim.watching import Heard
 from edge_runtime.protocol.keys import SigningKey
 from edge_runtime.protocol.plan import Privacy, Summing
@@ -132,6 +133,51 @@ def test_a_secure_group_stands_the_usual_dropouts(phones: int) -> None:
 def test_too_few_phones_for_a_group_are_told_what_to_do(phones: int) -> None:
     with pytest.raises(ValueError, match=r"too few to sum securely: take more with --devices, or .* --summing plain"):
         plan_for(RECIPE, "digits", "0" * 64, phones, Summing.SECURE, Privacy.DISTRIBUTED)
+
+
+def asked(summing: Summing = Summing.SECURE, privacy: Privacy | None = None) -> DemoOptions:
+    return DemoOptions(
+        dataset="digits", model="zoo:cnn", rounds=1, devices=None, seed=1, port=0, out=Path("out"), summing=summing,
+        privacy=privacy,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "phones", "mode"),
+    [
+        (asked(), 64, Privacy.DISTRIBUTED),
+        (asked(), 63, Privacy.NONE),
+        (asked(Summing.PLAIN), 80, Privacy.NONE),
+        (asked(privacy=Privacy.NONE), 80, Privacy.NONE),
+        (asked(privacy=Privacy.DISTRIBUTED), 6, Privacy.DISTRIBUTED),
+    ],
+)
+def test_noise_is_added_where_a_claim_is_made_for_so_many_phones_or_where_it_is_asked_for(
+    options: DemoOptions, phones: int, mode: Privacy
+) -> None:
+    assert privacy_for(options, phones) is mode
+    plan = plan_for(RECIPE, "digits", "0" * 64, phones, options.summing, mode)
+    assert (plan.noise_multiplier > 0) is (mode is Privacy.DISTRIBUTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (asked(Summing.PLAIN, Privacy.DISTRIBUTED), "leave --summing plain or --privacy distributed out"),
+        (asked(privacy=Privacy.CENTRAL), "choose none or distributed"),
+    ],
+)
+def test_noise_that_the_demo_cannot_give_is_refused(options: DemoOptions, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        privacy_for(options, 80)
+
+
+def test_noise_is_the_same_for_the_same_phone_and_round_and_another_for_any_other() -> None:
+    def words(*of: int) -> tuple[int, ...]:
+        return tuple(noise_of(*of).words(4).tolist())
+
+    assert words(1, 2, 1) == words(1, 2, 1)
+    assert len({words(seed, phone, number) for seed in (1, 2) for phone in (1, 2, 12) for number in (1, 21)}) == 12
 
 
 def test_pooled_examples_are_those_of_all_devices() -> None:

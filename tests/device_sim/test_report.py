@@ -71,7 +71,8 @@ def rendered() -> str:
         "(of 34 reports and more)", "Any single report.", "Groups by round",
         "Privacy, in figures", "104", "43.6", "0.0063", "1.5", "104 is no useful promise",
         "1.5 points of accuracy: without noise the same phones, rounds and seed reach 74.0%",
-        "ε = 5.5 at δ = 2.5e-07", "ε = 0.57 at δ = 2.5e-07", "ε = 103.205 at δ = 0.0063 against the coordinator.",
+        "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}5.5 at", "δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2.5e-07 against",
+        "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.57", "ε = 103.205 at δ = 0.0063 against the coordinator.",
         "Every round", "5f" * 32,
     ],
 )  # fmt: skip
@@ -90,6 +91,12 @@ def test_the_page_of_a_plain_run_shows(words: str) -> None:
     text = Page(render(*plain())).text
     assert words in text
     assert "ε" not in text
+
+
+def test_reasons_of_aborted_groups_have_a_column_where_there_are_any() -> None:
+    whole = [dataclasses.replace(one, groups=one.groups[:1]) for one in history().rounds]
+    assert "Aborted, and why" not in Page(render(dataclasses.replace(history(), rounds=tuple(whole)), summary())).text
+    assert "Aborted, and why" in Page(render(history(), summary())).text
 
 
 def test_no_bound_is_rounded_down() -> None:
