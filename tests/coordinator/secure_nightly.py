@@ -1,6 +1,7 @@
-"""Many stories of secure summing: `python -m tests.coordinator.secure_nightly [--scenes N] [--liars N] [--seed N]`.
+"""Many stories of secure summing: `python -m tests.coordinator.secure_nightly [--histories N] [--scenes N] …`.
 
-Drawn groups against plain integers, phones that lie at random, and a group on a regular graph, each over real HTTP.
+Histories of rounds, drawn groups against plain integers, phones that lie at random, and a group on a regular graph,
+each over real HTTP.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +30,7 @@ from tests.warm import LOOP
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.coordinator.secure_nightly")
+    parser.add_argument("--histories", type=int, default=2000)
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--liars", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -49,6 +52,15 @@ def main() -> None:
     sys.stdout.write(
         f"{asked.scenes} groups, {asked.liars} liars and a regular graph in {took_s:.0f} s: all as promised\n"
     )
+
+
+def _each(count: int, first: int, story: Callable[[int], object]) -> None:
+    for number in range(first, first + count):
+        try:
+            story(number)
+        except BaseException as problem:
+            problem.add_note(f"of the seed {number}")
+            raise
 
 
 def _draw(made: tuple[Path, str], count: int, seed_: int) -> None:
