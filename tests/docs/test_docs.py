@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ import model_export.cli
 from coordinator.api.operator import TaskRequest, router
 from coordinator.api.problems import STATUSES
 from coordinator.core.task_settings import Says, ServerOptimiser, Stops, TaskSettings, changes, facts
+from coordinator.core.tasks import Stop
 from coordinator.settings import Settings
 from device_sim.history import Summary
 from edge_runtime.protocol.errors import REFUSALS
@@ -150,11 +152,10 @@ def test_the_table_of_refusals_is_the_code() -> None:
         ("why a check-in was not assigned", Wait),
         ("why a participation ended without a counted report", Outcome),
         ("why a round was abandoned", Abandonment),
+        ("why a task ended", Stop),
     ],
 )
-def test_every_reason_code_is_explained_once(
-    title: str, reasons: type[Wait] | type[Outcome] | type[Abandonment]
-) -> None:
+def test_every_reason_code_is_explained_once(title: str, reasons: type[StrEnum]) -> None:
     assert sorted(codes(table("programme.md", title))) == sorted(reason.value for reason in reasons)
 
 

@@ -82,20 +82,3 @@ def test_zcdp_is_not_asked_about_sampling() -> None:
 def test_opacus_answers_with_epsilon_only() -> None:
     with pytest.raises(NotCovered):
         OpacusRdp().delta([GaussianEvent(1.0)], 1.0)
-
-
-def test_a_coordinator_without_a_second_opinion_loads_neither_opacus_nor_torch() -> None:
-    work = """
-import sys
-import coordinator.accounting, coordinator.app
-from coordinator.core.privacy import blt, chain, clipping, planner, settings
-from coordinator.core.privacy.events import GaussianEvent
-from coordinator.core.privacy.rdp import RdpAccountant
-RdpAccountant().epsilon([GaussianEvent(1.0, 0.01)], 1e-6)
-early = [name for name in ("torch", "opacus", "dp_accounting", "scipy") if name in sys.modules]
-coordinator.accounting.PldAccountant().epsilon([GaussianEvent(1.0)], 1e-6)
-late = [name for name in ("torch", "opacus", "tensorflow") if name in sys.modules]
-print(early, late, "dp_accounting" in sys.modules)
-"""
-    answer = subprocess.run([sys.executable, "-c", work], capture_output=True, check=True, text=True)
-    assert answer.stdout.strip() == "[] [] True"
