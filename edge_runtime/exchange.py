@@ -11,10 +11,11 @@ from edge_runtime.journal import state as now_is
 from edge_runtime.network import Meter
 from edge_runtime.protocol.errors import Unavailable, UnknownDevice
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.schedule import Activity, Day, Watch, spent
+from edge_runtime.schedule import Activity, Day, spent
 from edge_runtime.session import Request, Response, Session
 from edge_runtime.session.enrol import enrol
 from edge_runtime.training import Interrupted
+from edge_runtime.watch import Watch
 
 if TYPE_CHECKING:
     from edge_runtime.driver import Driver, Send

@@ -16,9 +16,9 @@ from edge_runtime.example_store import erase_store
 from edge_runtime.exchange import Exchange
 from edge_runtime.journal import state as now_is
 from edge_runtime.protocol.errors import DeviceLeft, DeviceStorageFull, Refusal, UnknownDevice
-from edge_runtime.schedule import never_stops
 from edge_runtime.session import Unreachable
 from edge_runtime.session.enrol import leave
+from edge_runtime.watch import never_stops
 
 _KEPT = ("journal", "journal.seen", "lock")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from edge_runtime.outcomes import Happened, SliceEnd, Why
 from edge_runtime.protocol.errors import StateInUse
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.schedule import Floors, never_stops
+from edge_runtime.schedule import Floors
+from edge_runtime.watch import never_stops
 
 if TYPE_CHECKING:
     import asyncio

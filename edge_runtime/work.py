@@ -24,10 +24,11 @@ from edge_runtime.protocol.keys import TrustRoots
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Blocker, Outcome
 from edge_runtime.returning import activity_of, appointment_in_s, backs_off_s, come_back_s, zeroed_as
-from edge_runtime.schedule import Activity, Floors, blocker, never_stops
+from edge_runtime.schedule import Activity, Floors, blocker
 from edge_runtime.session.enrol import Installation
 from edge_runtime.slices import Slice
 from edge_runtime.surroundings import Log, Surroundings, quiet
+from edge_runtime.watch import never_stops
 
 
 def open_device(

@@ -124,8 +124,9 @@ def runtimes_loop(folder: Path, steps: int) -> Callable[[], object]:
     from edge_runtime.protocol.bundle import verify_bundle
     from edge_runtime.protocol.keys import PublicKey, digest
     from edge_runtime.protocol.policy import Policy
-    from edge_runtime.schedule import Usage, Watch
+    from edge_runtime.schedule import Usage
     from edge_runtime.training import beginning, resume
+    from edge_runtime.watch import Watch
     from tests.bench.training import plan_for
 
     raw = (folder / "bundle.ewb").read_bytes()

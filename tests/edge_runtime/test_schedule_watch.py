@@ -15,7 +15,8 @@ from edge_runtime.conditions import Conditions
 from edge_runtime.conditions.fixed import IDEAL
 from edge_runtime.protocol.policy import DAY_S, Policy, Thermal
 from edge_runtime.protocol.reasons import Blocker, Outcome
-from edge_runtime.schedule import DEFAULT_POLICY, Activity, Usage, Watch, participated, spend, spent, visited
+from edge_runtime.schedule import DEFAULT_POLICY, Activity, Usage, participated, spend, spent, visited
+from edge_runtime.watch import Watch
 
 NIGHT: Final = datetime(2026, 1, 5, 2, tzinfo=UTC)
 OLD: Final = Usage(installed_at=NIGHT.timestamp() - 40 * DAY_S)
