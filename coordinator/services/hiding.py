@@ -18,7 +18,7 @@ from sqlmodel import Session, col, delete, select
 
 from coordinator.core.aggregation import Values
 from coordinator.core.privacy.central import SEED_BYTES
-from coordinator.core.privacy.plans import OF_THE_COORDINATOR, factor_of, mode_of, sum_noise
+from coordinator.core.privacy.plans import OF_THE_COORDINATOR, mode_of, sum_noise
 from coordinator.core.privacy.statement import Mode
 from coordinator.core.rounds import GroupPhase
 from coordinator.core.task_settings import read_settings
@@ -119,8 +119,9 @@ def hidden(session: Session, blobs: Blobs, round_: Round, total: Values) -> Hidd
     noise = sum_noise(plan, total.size)
     if mode is Mode.CENTRAL:
         return Hidden(noise.hidden(total, noise.drawn(total.size, seed)))
-    planned = read_settings(task.settings).stop.rounds or 1
-    factor = factor_of(planned, plan.separation)
+    planned, factor = read_settings(task.settings).stop.rounds or 1, spending.factor_in(session, task)
+    if factor is None:
+        raise Unprepared(round_.id)
     last, buffers = _buffers(session, blobs, task, total.size)
     together = np.zeros(total.size)
     for number in range(last + 1, round_.number + 1):  # rounds that came to nothing have their noise too

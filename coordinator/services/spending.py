@@ -12,8 +12,9 @@ from enum import StrEnum
 from sqlmodel import Session, select
 
 from coordinator.core.privacy import ledger as decisions
-from coordinator.core.privacy.ledger import Account, Cost, TaskAccount
-from coordinator.core.privacy.plans import composed_limits, cost_of, mode_of, purpose_of
+from coordinator.core.privacy.blt import Blt
+from coordinator.core.privacy.ledger import Account, Cost, Fact
+from coordinator.core.privacy.plans import Stretch, composed_limits, cost_of, factor_of, mode_of, purpose_of
 from coordinator.core.privacy.refusals import BudgetSpent, LedgerDamaged, NotReserved
 from coordinator.core.privacy.statement import Mode
 from coordinator.core.rounds import GroupPhase
@@ -155,16 +156,31 @@ def values_of(session: Session, task: Task) -> int:
 def _begun(session: Session, book: Book, task: Task, now: datetime) -> Book:
     if task.name in book.account.tasks:
         return book
+    return ledger.add(session, book, _beginning(book.account, task), now)
+
+
+def _beginning(account: Account, task: Task) -> Fact:
     plan = read_plan(task.plan)
-    fact = decisions.begin_task(book.account, task.name, purpose_of(plan), composed_limits(plan), mode_of(plan))
-    return ledger.add(session, book, fact, now)
+    factor = factor_of(_planned(task), plan.separation) if mode_of(plan) is Mode.CORRELATED else None
+    return decisions.begin_task(account, task.name, purpose_of(plan), composed_limits(plan), mode_of(plan), factor)
+
+
+def _planned(task: Task) -> int:
+    return read_settings(task.settings).stop.rounds or 1
+
+
+def factor_in(session: Session, task: Task) -> Blt | None:
+    """The factor of a task's correlated noise, as its ledger has it; None where it has none.
+
+    Raises:
+        LedgerDamaged: The ledger is not the one that was written.
+    """
+    known = ledger.read(session, whose_of(task)).account.tasks.get(task.name)
+    return None if known is None else known.factor
 
 
 def _room(account: Account, task: Task, cost: Cost, number: int) -> Room:
-    plan = read_plan(task.plan)
-    if task.name not in account.tasks:
-        fact = decisions.begin_task(account, task.name, purpose_of(plan), composed_limits(plan), mode_of(plan))
-        account = decisions.applied(account, fact)
+    account = _with(account, task)
     try:
         decisions.reserve(account, task.name, number, cost)
     except BudgetSpent:
@@ -176,16 +192,20 @@ def _room(account: Account, task: Task, cost: Cost, number: int) -> Room:
     return Room.ENOUGH
 
 
+def _with(account: Account, task: Task) -> Account:
+    """The account, with the task as one that has begun."""
+    return account if task.name in account.tasks else decisions.applied(account, _beginning(account, task))
+
+
 def _cost(session: Session, task: Task, account: Account, number: int) -> Cost:
-    plan, rounds = read_plan(task.plan), read_settings(task.settings).stop.rounds or 1
-    known = account.tasks.get(task.name, TaskAccount(composed_limits(plan), purpose_of(plan)))
+    plan, planned, known = read_plan(task.plan), _planned(task), _with(account, task).tasks[task.name]
     if number in known.charged or number in known.reserved:
         return known.charged.get(number) or known.reserved[number]
-    if mode_of(plan) is not Mode.CORRELATED:
+    if known.factor is None:
         return cost_of(plan, values_of(session, task))
-    first = (number - 1) // rounds * rounds + 1
-    before = sum(cost.recipients or 0.0 for at, cost in known.charged.items() if first <= at < number)
-    return cost_of(plan, values_of(session, task), round_=number, first=first, rounds=rounds, before=before)
+    first = (number - 1) // planned * planned + 1
+    charged = sum(cost.recipients or 0.0 for at, cost in known.charged.items() if first <= at < number)
+    return cost_of(plan, values_of(session, task), Stretch(known.factor, planned, number - first + 1, charged))
 
 
 def _damaged(problem: LedgerDamaged) -> Room:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from coordinator.core.privacy.blt import Blt
 from coordinator.core.privacy.conversions import epsilon_to_rho
 from coordinator.core.privacy.distributed import recipients_rho
 from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEvent
@@ -117,6 +118,7 @@ class Fact:
         round: 0 for a budget, and for the fact that a task begins.
         cost: Of a reservation, of the charge that it became, and of what was released.
         limits: Of the fact that a task begins, as its purpose and mode.
+        factor: Of correlated noise, of the same fact: the matrix that its costs are of, whatever machine goes on.
     """
 
     kind: FactKind
@@ -126,6 +128,7 @@ class Fact:
     purpose: Purpose | None = None
     limits: ParticipationLimits | None = None
     mode: Mode | None = None
+    factor: Blt | None = None
     budget: Budget | None = None
 
 
@@ -138,6 +141,7 @@ class TaskAccount:
     charged: Mapping[int, Cost] = field(default_factory=dict)
     reserved: Mapping[int, Cost] = field(default_factory=dict)
     mode: Mode = Mode.DISTRIBUTED
+    factor: Blt | None = None
     released: frozenset[int] = frozenset()
     """Charged rounds whose number of groups is known."""
 
@@ -247,7 +251,12 @@ def set_budget(account: Account, budget: Budget) -> Fact | None:
 
 
 def begin_task(
-    account: Account, task: str, purpose: Purpose, limits: ParticipationLimits, mode: Mode = Mode.DISTRIBUTED
+    account: Account,
+    task: str,
+    purpose: Purpose,
+    limits: ParticipationLimits,
+    mode: Mode = Mode.DISTRIBUTED,
+    factor: Blt | None = None,
 ) -> Fact:
     """A task begins to spend.
 
@@ -256,7 +265,7 @@ def begin_task(
     """
     if task in account.tasks:
         raise LedgerClosed(f"Task {task} is in the ledger, with its limits.", "Begin a new task to change them.")
-    return Fact(kind=FactKind.TASK, task=task, purpose=purpose, limits=limits, mode=mode)
+    return Fact(kind=FactKind.TASK, task=task, purpose=purpose, limits=limits, mode=mode, factor=factor)
 
 
 def reserve(account: Account, task: str, round_: int, cost: Cost) -> Fact | None:
@@ -338,7 +347,7 @@ def applied(account: Account, fact: Fact) -> Account:
     tasks = dict(account.tasks)
     if fact.kind is FactKind.TASK:
         limits, purpose = fact.limits or ParticipationLimits(), fact.purpose or Purpose.TRAINING
-        tasks[fact.task] = TaskAccount(limits, purpose, mode=fact.mode or Mode.DISTRIBUTED)
+        tasks[fact.task] = TaskAccount(limits, purpose, mode=fact.mode or Mode.DISTRIBUTED, factor=fact.factor)
         return replace(account, tasks=tasks)
     known = _task(account, fact.task)
     reserved, charged = dict(known.reserved), dict(known.charged)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from coordinator.core.privacy.blt import Blt, fitted
 from coordinator.core.privacy.central import SumNoise
@@ -55,22 +54,36 @@ def _delta_multiplier(plan: Plan) -> float:
     return plan.adaptive.delta_multiplier(plan.noise_multiplier)
 
 
-def cost_of(plan: Plan, values: int, *, round_: int = 1, first: int = 1, rounds: int = 1, before: float = 0.0) -> Cost:
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Where a round stands in a stretch of correlated noise: it begins anew after as many rounds as are planned.
+
+    Attributes:
+        factor: Of the noise.
+        planned: Rounds of the whole stretch.
+        rounds: Rounds of it up to this one, by their numbers.
+        charged: ρ that those before were charged.
+    """
+
+    factor: Blt
+    planned: int
+    rounds: int
+    charged: float
+
+
+def cost_of(plan: Plan, values: int, stretch: Stretch | None = None) -> Cost:
     """What opening the sums of one round costs a device that is in it.
 
     Args:
         values: Of a report.
-        round_: Of correlated noise: the round's number.
-        first: Of correlated noise: the round with which its noise began, or began anew.
-        rounds: Of correlated noise: how many it is planned for.
-        before: Of correlated noise: ρ that its rounds since `first` were charged already.
+        stretch: Of correlated noise: the round's cost is that of all up to it, less what was charged.
     """
     mode = mode_of(plan)
     if mode is Mode.NONE:
         return Cost(None, None)
-    if mode is Mode.CORRELATED:
-        rho = correlated_rho_until(plan, values, rounds, round_ - first + 1)
-        return Cost(None, max(0.0, rho - before))
+    if stretch is not None:
+        rho = _rho_until(plan, values, stretch.factor, stretch.planned, stretch.rounds)
+        return Cost(None, max(0.0, rho - stretch.charged))
     noise = GroupNoise.of(plan.lanes(), values).rho if mode not in OF_THE_COORDINATOR else sum_noise(plan, values).rho
     if plan.adaptive is not None:
         noise += COUNT_SENSITIVITY**2 / (2 * plan.adaptive.count_noise**2)
@@ -78,22 +91,28 @@ def cost_of(plan: Plan, values: int, *, round_: int = 1, first: int = 1, rounds:
     return Cost(noise if Opponent.COORDINATOR in protects else None, noise if Opponent.RECIPIENTS in protects else None)
 
 
-@functools.lru_cache(maxsize=16)
 def factor_of(rounds: int, separation: int) -> Blt:
-    """The factor of a training planned for so many rounds."""
+    """The factor of a training planned for so many rounds.
+
+    Other machines may find one that differs in its last digits: the ledger keeps that with which a task began.
+    """
     return fitted(rounds, separation)
 
 
 def correlated_rho_until(plan: Plan, values: int, planned: int, rounds: int) -> float:
-    """ρ of the first rounds of a stretch of correlated noise that was planned for so many."""
-    noise = sum_noise(plan, values)
-    return _unit_rho(planned, rounds, plan.separation, plan.most_participations) / noise.multiplier**2
+    """ρ of the first rounds of a stretch of correlated noise that is planned for so many."""
+    return _rho_until(plan, values, factor_of(planned, plan.separation), planned, rounds)
+
+
+def _rho_until(plan: Plan, values: int, factor: Blt, planned: int, rounds: int) -> float:
+    one = _unit_rho(factor, planned, rounds, plan.separation, plan.most_participations)
+    return one / sum_noise(plan, values).multiplier ** 2
 
 
 @functools.lru_cache(maxsize=4096)
-def _unit_rho(planned: int, rounds: int, separation: int, most: int | None) -> float:
-    column = factor_of(planned, separation).column(planned)[:rounds]
-    return sensitivity(np.asarray(column), separation, most) ** 2 / 2
+def _unit_rho(factor: Blt, planned: int, rounds: int, separation: int, most: int | None) -> float:
+    """ρ at z = 1 of the first rounds of a stretch."""
+    return sensitivity(factor.column(planned)[:rounds], separation, most) ** 2 / 2
 
 
 def settings_of(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from sqlmodel import Session, select
 
+from coordinator.core.privacy.blt import fitted
 from coordinator.core.privacy.central import SumNoise
-from coordinator.core.privacy.plans import factor_of, sum_noise
+from coordinator.core.privacy.plans import sum_noise
 from coordinator.services import hiding
 from coordinator.store.blobs import BlobKind
 from coordinator.store.crash_points import CrashPoint, hooked
@@ -209,7 +210,7 @@ def test_correlated_noise_cancels_as_the_matrix_says_through_crashes_and_abandon
     noise = sum_noise(CORRELATED, SHARED)
     seed_of = used | {3: used[4]}
     fresh = np.array([noise.drawn(SHARED, seed_of[at], str(at).encode()) for at in range(1, 6)], np.float64)
-    matrix = toeplitz(factor_of(6, 3).column(6)[:5])
+    matrix = toeplitz(fitted(6, 3).column(6)[:5])
     correlated = np.linalg.solve(matrix, fresh)  # an oracle by dense algebra
     total, weights = np.zeros(SHARED), FIRST_WEIGHTS[2:].astype(np.float64)
     for at in (1, 2, 4, 5):
@@ -227,7 +228,7 @@ def test_correlated_rounds_cost_what_the_matrix_costs_up_to_them(home: Home) -> 
     phones = started(home, CORRELATED, phones=4, rounds=3)
     for number in (1, 2, 3):
         correlated_round(home, phones[number - 1], number)
-        column = factor_of(3, 3).column(3)[:number]
+        column = fitted(3, 3).column(3)[:number]
         rho = float(np.dot(column, column)) * RHO  # nobody is in two of three rounds that are three apart
         assert budget_of(home, "recipients")["spent"] == pytest.approx(rho, rel=1e-3)
     assert home.task()["state"] == "completed"
