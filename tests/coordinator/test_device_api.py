@@ -18,6 +18,7 @@ from edge_runtime.protocol.checkin import CHECK_IN_PATH, bundle_path, checkpoint
 from edge_runtime.protocol.enrolment import DEVICE_PATH, ENROL_PATH, Enrol, Evidence, Problem
 from edge_runtime.protocol.errors import REFUSALS, NotFound
 from edge_runtime.protocol.group import Step, step_path, trained_path
+from edge_runtime.protocol.header import header_path
 from edge_runtime.protocol.keys import SigningKey, digest
 from edge_runtime.protocol.reasons import Wait
 from edge_runtime.protocol.release import RELEASE_PATH, ReleaseQuery
@@ -66,7 +67,7 @@ def test_a_request_without_a_signature_is_refused_on_every_device_path(home: Hom
     paths += [("GET", bundle_path("0" * 64)), ("GET", checkpoint_path("0" * 64))]
     paths += [("PUT", report_path("0" * 32)), ("POST", outcome_path("0" * 32)), ("DELETE", DEVICE_PATH)]
     paths += [("GET", parts_path("0" * 32)), ("PUT", parts_path("0" * 32) + "/0"), ("POST", report_path("0" * 32))]
-    paths += [("POST", trained_path("0" * 32)), ("GET", f"/v1/device/participations/{'0' * 32}/round")]
+    paths += [("POST", trained_path("0" * 32)), ("GET", header_path("0" * 32))]
     paths += [(method, step_path("0" * 32, Step.JOIN)) for method in ("POST", "GET")]
     described = home.request("GET", "/v1/openapi.json").json()["paths"]
     assert len(paths) == sum(len(methods) for path, methods in described.items() if path.startswith("/v1/device"))
