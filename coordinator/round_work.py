@@ -116,9 +116,16 @@ class RoundWork:
         replaced = update.replaced_state_sha256
         if done and replaced is not None and replaced != update.state_sha256:
             self._blobs.delete(update.tenant, BlobKind.OPTIMISER_STATE, replaced)
-        if done and update.stream is not None and before is not None and before != update.stream.sha256:
-            self._blobs.delete(update.tenant, BlobKind.NOISE_STATE, before)
+        if done and update.stream is not None:
+            self._erase_noise(update, {before, update.stream.sha256})
         self._collect_garbage()
+
+    def _erase_noise(self, update: updates.Update, buffers: set[str | None]) -> None:
+        """Delete the buffers of correlated noise in which it no longer stands: all, when the task has ended."""
+        with self._database.reading() as session:
+            kept = hiding.stream_of(session, update.task_id)
+        for sha256 in buffers - {None, kept}:
+            self._blobs.delete(update.tenant, BlobKind.NOISE_STATE, str(sha256))
 
     def _hide(self, task_id: str, round_ids: tuple[str, ...], now: datetime) -> bool:
         """Charge rounds, and draw the noise with which the coordinator hides their sums. Whether they may be used."""

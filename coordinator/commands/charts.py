@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from xml.sax.saxutils import escape
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 400, 60, 30, 200, 45
@@ -53,7 +53,7 @@ def svg(advice: Any, title: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<text x="{_LEFT}" y="18" font-size="14">{escape(title)}</text>',
+        f'<text x="{_LEFT}" y="18" font-size="14">{html.escape(title)}</text>',
         *_axes(last, top),
     ]
     for place, (name, points) in enumerate(drawn):
@@ -66,7 +66,7 @@ def svg(advice: Any, title: str) -> str:
         parts.append(
             f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2"{dash}/>'
         )
-        parts.append(f'<text x="{x + 28}" y="{y}">{escape(name)}</text>')
+        parts.append(f'<text x="{x + 28}" y="{y}">{html.escape(name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 

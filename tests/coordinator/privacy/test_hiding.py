@@ -229,10 +229,14 @@ def test_correlated_rounds_cost_what_the_matrix_costs_up_to_them(home: Home) -> 
     for number in (1, 2, 3):
         correlated_round(home, phones[number - 1], number)
         column = fitted(3, 3).column(3)[:number]
+        if number < 3:
+            assert in_database(home, lambda session: session.exec(select(StreamRow)).one()).round == number
         rho = float(np.dot(column, column)) * RHO  # nobody is in two of three rounds that are three apart
         assert budget_of(home, "recipients")["spent"] == pytest.approx(rho, rel=1e-3)
     assert home.task()["state"] == "completed"
     assert in_database(home, lambda session: session.exec(select(StreamRow)).all()) == []
+    folder = home.app.state.parts.blobs.path(TENANT, BlobKind.NOISE_STATE, "0" * 64).parent
+    assert list(folder.glob("*")) == [], "nor the buffers"
     assert seeds(home) == []
 
 
