@@ -186,7 +186,8 @@ def _reasons(history: History) -> str:
 
 def _other(one: Elsewhere, *, first: bool) -> str:
     is_ = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
-    figure = f"<strong>ε{is_}{epsilon(one.epsilon)}</strong> at δ{is_}{one.target_delta:.2g} against the coordinator"
+    small = f"{one.target_delta:.2g}".replace("-", "\N{NON-BREAKING HYPHEN}")
+    figure = f"<strong>ε{is_}{epsilon(one.epsilon)}</strong> at δ{is_}{small} against the coordinator"
     if first:
         return (
             f"<strong>With {number(one.members)} phones to a group</strong>, drawn from a million so that nobody is in "

@@ -71,7 +71,7 @@ def rendered() -> str:
         "(of 34 reports and more)", "Any single report.", "Groups by round",
         "Privacy, in figures", "104", "43.6", "0.0063", "1.5", "104 is no useful promise",
         "1.5 points of accuracy: without noise the same phones, rounds and seed reach 74.0%",
-        "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}5.5 at", "δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2.5e-07 against",
+        "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}5.5 at", "2.5e\N{NON-BREAKING HYPHEN}07 against",
         "ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.57", "ε = 103.205 at δ = 0.0063 against the coordinator.",
         "Every round", "5f" * 32,
     ],
