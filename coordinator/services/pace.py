@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -41,7 +41,7 @@ class _Door:
     """
 
     plan: Plan
-    key: bytes
+    key: bytes = field(repr=False)
     turned_away: int = 0
 
 
