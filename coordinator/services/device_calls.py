@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlmodel import Session, col, select
 
 from coordinator.services import checkin_rows as rows
 from coordinator.services.device_keys import DeviceKey
 from coordinator.services.devices import check_welcome
+from coordinator.services.group_facts import Kept
 from coordinator.store.database import Database, database_now
 from coordinator.store.tables import Device, Population
 from edge_runtime.protocol.errors import Refusal, ReplayedRequest, UnknownDevice
 from edge_runtime.protocol.signing import SignedBy, verify_request
+
+MOST_KEYS: Final = 100_000
+"""Kept in memory, about 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class DeviceCalls:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
+        self._keys: dict[str, bytes] = {}
+        self._facts = Kept()
 
     def answer(self, calls: Sequence[Call]) -> list[object]:
         """What each act answers, or why it is refused. When this returns, all of it is durable.
@@ -54,8 +61,7 @@ class DeviceCalls:
         Raises:
             StorageFull, Unavailable: Nobody of the batch can be answered.
         """
-        with self._database.reading() as session:
-            keys = {id_: key for id_, (key, _home) in rows.keys_of(session, {one.claim.keyid for one in calls}).items()}
+        keys = self._keys_of({one.claim.keyid for one in calls})
         now = int(self._now().timestamp())
         told: dict[int, object] = {}
         for place, call in enumerate(calls):
@@ -63,7 +69,7 @@ class DeviceCalls:
                 told[place] = refusal
         proven = [place for place in range(len(calls)) if place not in told]
         if proven:
-            found = self._database.transact(lambda session: _act(session, [calls[place] for place in proven]))
+            found = self._database.transact(lambda session: self._act(session, [calls[place] for place in proven]))
             told.update(zip(proven, found, strict=True))
         return [told[place] for place in range(len(calls))]
 
@@ -74,7 +80,23 @@ class DeviceCalls:
             Unavailable: The database does not answer.
         """
         with self._database.reading() as session:
+            self._facts.lend(session)
             return [_told(lambda look=one: look(session)) for one in looks]  # type: ignore[misc]
+
+    def _keys_of(self, ids: set[str]) -> Mapping[str, bytes]:
+        """The key of each device that was ever enrolled: an id is the digest of its key, so it never has another."""
+        unknown = ids - self._keys.keys()
+        if unknown:
+            if len(self._keys) > MOST_KEYS:
+                self._keys.clear()
+            with self._database.reading() as session:
+                found = rows.keys_of(session, unknown)
+            self._keys.update((id_, key) for id_, (key, _home) in found.items())
+        return self._keys
+
+    def _act(self, session: Session, calls: Sequence[Call]) -> list[object]:
+        self._facts.lend(session)
+        return _acted(session, calls)
 
 
 def _unproven(call: Call, keys: Mapping[str, bytes], now: int) -> Refusal | None:
@@ -87,7 +109,7 @@ def _unproven(call: Call, keys: Mapping[str, bytes], now: int) -> Refusal | None
     return None
 
 
-def _act(session: Session, calls: Sequence[Call]) -> list[object]:
+def _acted(session: Session, calls: Sequence[Call]) -> list[object]:
     now = database_now(session)
     fresh = rows.remember(session, [one.claim for one in calls])
     found = session.exec(select(Device).where(col(Device.id).in_({one.claim.keyid for one in calls}))).all()

@@ -12,8 +12,9 @@ from sqlmodel import Session, col, select
 from coordinator.core.rounds import SECURE_PHASES, GroupPhase
 from coordinator.core.secure_groups import TAKEN_IN
 from coordinator.core.task_settings import read_settings
+from coordinator.services.group_facts import for_ever
 from coordinator.services.group_steps import digest_of, group_of
-from coordinator.services.group_terms import agreement_of, masked_of, once, positions, roster_of, task_of
+from coordinator.services.group_terms import agreement_of, masked_of, positions, roster_of, task_of
 from coordinator.store.group_tables import Member, StepRow
 from coordinator.store.tables import Device, Group, Participation, Report
 from edge_runtime.protocol import wire
@@ -77,7 +78,7 @@ def _roster(session: Session, group: Group, _device: Device, _authority: PublicK
         entries = b"".join(member.entry for member in roster_of(session, group))
         return wire.encode(Roster(version=1, group=group.id, entries=entries))
 
-    return once(session, group.id, "written roster", written)
+    return for_ever(session, group.id, "written roster", written)
 
 
 def _delivery(session: Session, group: Group, device: Device, _authority: PublicKey) -> Following:
@@ -110,7 +111,7 @@ def _confirmations(session: Session, group: Group, _device: Device, authority: P
         signatures = {places[device]: wire.decode(Confirmation, body or b"").signature for device, body in rows}
         return wire.encode(mailbox.confirmations(agreement_of(session, group, authority), signatures))
 
-    return once(session, group.id, "written confirmations", written)
+    return for_ever(session, group.id, "written confirmations", written)
 
 
 def _opened(session: Session, group: Group) -> Opened:

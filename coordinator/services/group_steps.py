@@ -15,10 +15,10 @@ from coordinator.core.rounds import SECURE_PHASES, GroupPhase, Standing
 from coordinator.core.secure_groups import TAKEN_IN
 from coordinator.core.task_settings import read_settings
 from coordinator.services.faults import is_quarantined, record_fault
+from coordinator.services.group_facts import once
 from coordinator.services.group_terms import (
     agreement_of,
     masked_of,
-    once,
     position_of,
     positions,
     roster_of,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import bindparam
 from sqlmodel import Session, col, func, select
 
+from coordinator.services.group_facts import for_ever, once
 from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.group_tables import Member, StepRow
 from coordinator.store.tables import BundleRow, Group, Participation, Report, Round, Task
@@ -31,21 +32,6 @@ def fewest_of(plan: Plan) -> int:
     if plan.fewest_members is None or plan.survivors is None:
         raise InvalidPlan("this plan has no groups that sum securely")
     return max(plan.fewest_members, plan.survivors)
-
-
-Fact = TypeVar("Fact")
-_FACTS: Final = "edgewise.groups"
-
-
-def once(session: Session, id_: str, what: str, read: Callable[[], Fact]) -> Fact:
-    """What can change no more while a transaction lasts: read for the first who asks, and kept for the others.
-
-    Many members of a group ask in one transaction; see `coordinator.services.device_calls`.
-    """
-    facts: dict[tuple[str, str], Fact] = session.info.setdefault(_FACTS, {})
-    if (id_, what) not in facts:
-        facts[id_, what] = read()
-    return facts[id_, what]
 
 
 def task_of(session: Session, group: Group) -> tuple[Round, Task]:
@@ -151,7 +137,7 @@ def agreement_of(session: Session, group: Group, authority: PublicKey) -> Agreem
         entries = tuple(member.entry for member in members_of(session, group.id))
         return _agreed(terms_of(session, group), entries, authority.raw)
 
-    return once(session, group.id, "agreement", read)
+    return for_ever(session, group.id, "agreement", read)
 
 
 @functools.lru_cache(maxsize=8)
@@ -162,12 +148,12 @@ def _agreed(terms: Terms, entries: tuple[bytes, ...], authority: bytes) -> Agree
 
 def roster_of(session: Session, group: Group) -> list[Place]:
     """The members of a group whose roster was fixed in an earlier transaction, by position."""
-    return once(session, group.id, "roster", lambda: members_of(session, group.id))
+    return for_ever(session, group.id, "roster", lambda: members_of(session, group.id))
 
 
 def position_of(session: Session, group: Group, device_id: str) -> int | None:
     """The place of a device in the roster; None where it has none."""
-    places = once(
+    places = for_ever(
         session, group.id, "places", lambda: {one.device_id: one.position for one in roster_of(session, group)}
     )
     return places.get(device_id)
@@ -175,12 +161,12 @@ def position_of(session: Session, group: Group, device_id: str) -> int | None:
 
 def sharers_of(session: Session, group: Group) -> set[str]:
     """The devices that shared, of a group that no longer takes shares."""
-    return once(session, group.id, "sharers", lambda: who_sent(session, group.id, Step.SHARES))
+    return for_ever(session, group.id, "sharers", lambda: who_sent(session, group.id, Step.SHARES))
 
 
 def masked_of(session: Session, group: Group) -> set[str]:
     """The devices whose reports are in the sum, of a group that no longer takes reports."""
-    return once(session, group.id, "masked", lambda: who_reported(session, group.id))
+    return for_ever(session, group.id, "masked", lambda: who_reported(session, group.id))
 
 
 def who_sent(session: Session, group_id: str, step: Step) -> set[str]:
