@@ -291,12 +291,17 @@ def _opinions(events: list[Event], own: Opinion, ask: SecondOpinion | None) -> t
 
 
 def record(session: Session, judged: Judged, now: datetime, release: int | None = None) -> list[ClaimRow]:
-    """Keep what is claimed, beside its second opinions; of a release, once."""
+    """Keep what is claimed, beside its second opinions; of a release, and of a ledger as it stands, once."""
     whose = judged.book.whose
-    if release is not None:
-        of_it = (ClaimRow.tenant == whose.tenant, ClaimRow.population == whose.population, ClaimRow.release == release)
-        if session.exec(select(ClaimRow).where(*of_it)).first() is not None:
-            return []
+    same = (
+        (col(ClaimRow.release).is_(None), ClaimRow.digest == judged.book.head.digest)
+        if release is None
+        else (ClaimRow.release == release,)
+    )
+    of_it = (ClaimRow.tenant == whose.tenant, ClaimRow.population == whose.population, *same)
+    before = session.exec(select(ClaimRow).where(*of_it).order_by(col(ClaimRow.opponent))).all()
+    if before:
+        return list(before)
     rows = [
         ClaimRow(
             id=secrets.token_hex(16),

@@ -5,17 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from coordinator import accounting
+from coordinator.app import create_worker
 from coordinator.core.privacy.events import Event, GaussianEvent
 from coordinator.core.privacy.gaussian import exact_epsilon
 from coordinator.core.privacy.opinions import Opinion, SecondOpinions, agreed
-from tests.coordinator.privacy.spending import CENTRAL, DELTA, NOISE, PRIVACY, put_budget, statement_of
+from coordinator.services import ledger, spending
+from coordinator.services.transfer import export_tenant, import_tenant
+from coordinator.store import migrate
+from coordinator.store.blobs import FolderBlobs
+from coordinator.store.database import Database
+from coordinator.store.privacy_tables import ClaimRow
+from tests.coordinator.privacy.spending import CENTRAL, DELTA, NOISE, PRIVACY, WHOSE, put_budget, statement_of
 from tests.coordinator.running import begun, reported
-from tests.programme import POPULATION, Home, one_hot, replace
+from tests.programme import COORDINATOR_KEY, POPULATION, TENANT, Home, one_hot, replace, settings_in
 
 
 def after_one_round(home: Home) -> str:
@@ -89,7 +98,34 @@ def test_a_claim_may_be_made_at_any_time_and_stays(home: Home) -> None:
     after_one_round(home)
     made = home.operator("POST", f"{PRIVACY}/claims").raise_for_status().json()
     assert [(one["opponent"], one["second_epsilon"], one["release"]) for one in made] == [("recipients", None, None)]
+    home.clock.forward(60)
+    assert home.operator("POST", f"{PRIVACY}/claims").json() == made, "again is the same"
     assert claims(home) == made
+
+
+def test_every_process_of_a_coordinator_charges(home: Home, folder: Path) -> None:
+    """The embedded worker, and one of its own."""
+    other = create_worker(settings_in(folder), home.app.state.parts.database)
+    for worker in (home.app.state.worker, other):
+        assert worker._groups._charge is spending.charge_group
+
+
+def test_a_ledger_goes_whole_with_its_tenant(home: Home, tmp_path: Path) -> None:
+    after_one_round(home)
+    home.operator("POST", f"{PRIVACY}/claims").raise_for_status()
+    parts = home.app.state.parts
+    with parts.database.reading() as session:
+        lines = list(export_tenant(session, parts.blobs, TENANT, COORDINATOR_KEY))
+        before = ledger.read(session, WHOSE)
+    target = Database(f"sqlite:///{tmp_path / 'target.sqlite'}")
+    migrate.upgrade(target)
+    with target.writing() as session:
+        import_tenant(session, FolderBlobs(tmp_path / "blobs", 0), lambda: lines, COORDINATOR_KEY.public)
+    with target.reading() as session:
+        assert ledger.read(session, WHOSE) == before
+        assert len(session.exec(select(ClaimRow)).all()) == 1
+    target.close()
+    assert b"privacy_noise" not in b"".join(lines)
 
 
 def test_nothing_is_claimed_where_nothing_was_charged(home: Home) -> None:
