@@ -14,6 +14,7 @@ from sqlmodel import Session, select
 
 from coordinator.api.desk import Desk
 from coordinator.services.device_calls import Call, DeviceCalls
+from coordinator.services.group_facts import MOST_GROUPS, Kept, for_ever
 from coordinator.store.tables import Device, Nonce
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import BadSignature, NotFound, ReplayedRequest, SwitchedOff, UnknownDevice
@@ -174,6 +175,27 @@ def test_requests_that_come_together_share_a_transaction(
         told = [one.result(20).status_code for one in (first, *others)]
     assert sizes == [1, len(others)]
     assert told == [404] * len(phones), "there is no release"
+
+
+def test_facts_of_the_groups_that_were_asked_for_last_are_kept_and_no_others(home: Home) -> None:
+    kept, reads = Kept(), list[str]()
+
+    def ask_for(group: str) -> None:
+        def read() -> str:
+            reads.append(group)
+            return group
+
+        with home.app.state.parts.database.reading() as session:
+            kept.lend(session)
+            assert for_ever(session, group, "name", read) == group
+
+    for _again in range(2):
+        for number in range(MOST_GROUPS):
+            ask_for(str(number))
+    assert reads == [str(number) for number in range(MOST_GROUPS)], "each was read once"
+    ask_for("one more")
+    ask_for("0")
+    assert reads[MOST_GROUPS:] == ["one more", "0"]
 
 
 def test_too_many_at_once_are_told_when_to_come_back(
