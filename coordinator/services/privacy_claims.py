@@ -97,7 +97,7 @@ def said(session: Session, tenant: Tenant, population: str, task: str | None = N
     """
     population_named(session, tenant, population)
     book = ledger.read(session, Whose(tenant.name, population))
-    delta = default_target_delta(devices_of(session, tenant.name, population))
+    delta = _default_delta(session, book)
     return Said(
         population=population,
         task=task,
@@ -121,6 +121,11 @@ def _charged(account: Account, task: str | None) -> dict[str, TaskAccount]:
         raise NotFound(f"the ledger knows no task {task!r}")
     tasks = account.without_reservations().tasks
     return {name: one for name, one in tasks.items() if one.charged and task in (None, name)}
+
+
+def _default_delta(session: Session, book: Book) -> float:
+    """For figures of a population that has no budget to take it from: its devices are counted then."""
+    return 0.0 if book.account.budgets else default_target_delta(devices_of(session, *book.whose))
 
 
 def target_delta_of(account: Account, opponent: Opponent, otherwise: float) -> float:
@@ -268,7 +273,7 @@ def judge(database: Database, tenant: Tenant, population: str, find: Callable[[]
     with database.reading() as session:
         population_named(session, tenant, population)
         book = ledger.read(session, Whose(tenant.name, population))
-        delta = default_target_delta(devices_of(session, tenant.name, population))
+        delta = _default_delta(session, book)
     tasks = _charged(book.account, None)
     ask = find() if tasks else None
     found: list[tuple[Opponent, Opinion, Opinion | None]] = []
