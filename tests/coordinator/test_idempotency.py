@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -12,11 +13,12 @@ import pytest
 from sqlmodel import SQLModel, select
 
 from coordinator.services import idempotency
-from coordinator.store import tables
+from coordinator.store import group_tables, tables
+from coordinator.store.group_tables import Quarantine
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.policy import Policy
 from tests.coordinator.asking import refusal
-from tests.programme import BUNDLE, BUNDLE_SHA256, CHECKPOINT, POPULATION, TASK, Home
+from tests.programme import BUNDLE, BUNDLE_SHA256, CHECKPOINT, POPULATION, TASK, TENANT, Home
 
 OPERATOR = "/v1/operator"
 RULE = {"version": 1, "where": {"and": []}}
@@ -37,6 +39,9 @@ def calls(home: Home) -> list[Call]:
         home.operator("POST", f"/tasks/running/{step}").raise_for_status()
     home.phone(0)
     device = home.operator("GET", f"/populations/{POPULATION}/devices").json()[0]["id"]
+    with home.app.state.parts.database.writing() as session:
+        until = home.clock.at + timedelta(days=7)
+        session.add(Quarantine(device_id=device, tenant=TENANT, because="share-wrong", at=home.clock.at, until=until))
     release = {"checkpoint_sha256": checkpoint, "share": 1.0}
     return [
         ("put", "/populations/{name}", {"name": "another"}, {}),
@@ -58,6 +63,7 @@ def calls(home: Home) -> list[Call]:
         ("post", "/populations/{population}/releases", at, {"json": release}),
         ("put", "/populations/{population}/releases/{number}/share", {**at, "number": 1}, {"json": {"share": 0.5}}),
         ("post", "/populations/{population}/releases/{number}/withdraw", {**at, "number": 1}, {}),
+        ("delete", "/populations/{population}/quarantines/{device}", {**at, "device": device}, {}),
         ("delete", "/populations/{population}/devices/{device}", {**at, "device": device}, {}),
     ]
 
@@ -79,7 +85,8 @@ def ask(home: Home, call: Call, key: str, *, other: bool = False) -> httpx.Respo
 
 def rows(home: Home) -> dict[str, list[str]]:
     """Everything in the database but the answers that are kept."""
-    kinds = [one for one in vars(tables).values() if isinstance(one, type) and hasattr(one, "__table__")]
+    named = {**vars(tables), **vars(group_tables)}
+    kinds = [one for one in named.values() if isinstance(one, type) and hasattr(one, "__table__")]
     with home.app.state.parts.database.reading() as session:
         return {
             kind.__name__: sorted(repr(row.model_dump()) for row in session.exec(select(kind)).all())
