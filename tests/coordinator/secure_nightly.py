@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import Phase, given, seed, settings
 
+from tests.coordinator.secure_histories import beginning, play
 from tests.coordinator.secure_stories import (
     Scene,
     scenes,
@@ -40,18 +41,13 @@ def main() -> None:
         folder = Path(name) / "made"
         folder.mkdir()
         made = folder, make_home(folder)
-        told_afresh(made, tell_of_a_regular_group)
-        for number in range(asked.liars):
-            try:
-                told_afresh(made, partial(tell_of_a_liar, seed=asked.seed + number, tries=10))
-            except BaseException as problem:
-                problem.add_note(f"the liar of seed {asked.seed + number}")
-                raise
         _draw(made, asked.scenes, asked.seed)
-    took_s = time.perf_counter() - began
-    sys.stdout.write(
-        f"{asked.scenes} groups, {asked.liars} liars and a regular graph in {took_s:.0f} s: all as promised\n"
-    )
+        _each(asked.liars, asked.seed, lambda seed_: told_afresh(made, partial(tell_of_a_liar, seed=seed_, tries=10)))
+        with beginning() as begun:
+            _each(asked.histories, asked.seed, partial(play, begun))
+        told_afresh(made, tell_of_a_regular_group)
+    what = f"{asked.histories} histories, {asked.scenes} groups, {asked.liars} liars and a regular graph"
+    sys.stdout.write(f"{what} in {time.perf_counter() - began:.0f} s: all as promised\n")
 
 
 def _each(count: int, first: int, story: Callable[[int], object]) -> None:
