@@ -34,9 +34,9 @@ class Score:
 
     @property
     def percent(self) -> float:
-        """Killed or timed out, of those that are not equivalent; 100 of none."""
+        """Killed or timed out, of those that are not equivalent, rounded down to a tenth; 100 of none."""
         asked = self.mutants - self.equivalent
-        return 100 * (self.killed + self.timed_out) / asked if asked else 100.0
+        return 1000 * (self.killed + self.timed_out) // asked / 10 if asked else 100.0
 
 
 def score(mutants: Sequence[Mutant], outcomes: Mapping[str, Outcome], reviewed: Sequence[Equivalent]) -> Score:
