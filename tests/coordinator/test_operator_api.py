@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from coordinator.core.task_settings import changes
 from coordinator.services import catalogue
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.bundle import encode_bundle
@@ -456,7 +457,19 @@ def test_the_description_names_every_field_of_an_order(home: Home) -> None:
     settings = described["TaskSettings"]["properties"]
     assert set(settings) >= set(home.order()["settings"])
     assert settings["pool_size"]["description"] == "Devices that check in before a round chooses"
-    assert settings["pool_size"]["x-changes"] == "active"
+    said: dict[str, str] = {}
+
+    def gather(fields: dict[str, Any], prefix: str) -> None:
+        for name, field in fields.items():
+            refs = [one["$ref"] for one in [field, *field.get("anyOf", [])] if "$ref" in one]
+            below = described[refs[0].rpartition("/")[2]] if refs else {}
+            if any("x-changes" in one for one in below.get("properties", {}).values()):
+                gather(below["properties"], f"{prefix}{name}.")
+            elif name != "version":  # of the message
+                said[prefix + name] = field["x-changes"]
+
+    gather(settings, "")
+    assert said == {name: str(when) for name, when in changes().items()}, "every field says when it may change"
 
 
 def test_health_is_answered_without_a_token(home: Home) -> None:
