@@ -14,7 +14,7 @@ from coordinator.core.secure_groups import TAKEN_IN
 from coordinator.core.task_settings import read_settings
 from coordinator.services.group_facts import for_ever
 from coordinator.services.group_steps import digest_of, group_of
-from coordinator.services.group_terms import agreement_of, masked_of, positions, roster_of, task_of
+from coordinator.services.group_terms import agreement_of, masked_of, position_of, positions, roster_of, task_of
 from coordinator.store.group_tables import Member, StepRow
 from coordinator.store.tables import Device, Group, Participation, Report
 from edge_runtime.protocol import wire
@@ -73,7 +73,10 @@ _HAS_REPORTED = (
 )
 
 
-def _roster(session: Session, group: Group, _device: Device, _authority: PublicKey) -> Following:
+def _roster(session: Session, group: Group, device: Device, _authority: PublicKey) -> Following:
+    if position_of(session, group, device.id) is None:
+        raise GroupEnded("the group went on without this device: it gave up before the roster was fixed")
+
     def written() -> bytes:
         entries = b"".join(member.entry for member in roster_of(session, group))
         return wire.encode(Roster(version=1, group=group.id, entries=entries))

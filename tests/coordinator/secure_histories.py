@@ -225,13 +225,13 @@ class History:
         """Everything arrives from now on, and time passes until the round is over."""
         for phone in self.phones:
             phone.lossy = None
-        for _time in range(80):
+        for _time in range(50):
             for phone in self.phones:
                 phone.act()
             home.look()
             if home.rounds()[0]["phase"] in ("committed", "abandoned"):
                 break
-            self.clock.forward(16)
+            self.clock.forward(31)
         self.check(home)
 
     def check(self, home: Home) -> None:

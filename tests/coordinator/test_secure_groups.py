@@ -117,6 +117,22 @@ def test_who_gave_up_is_not_waited_for(home: Home) -> None:
     assert home.rounds()[0]["outcomes"] == {"battery-low": 1}
 
 
+def test_who_gave_up_before_the_roster_was_fixed_is_not_in_it_and_is_told_so(home: Home) -> None:
+    phones = secure_round(home, SIX)
+    meet(home, phones)
+    for phone in phones:
+        phone.take(Step.JOIN)
+    assert send_outcome(home, phones[0].phone, phones[0].assignment, Outcome.BATTERY_LOW).status_code == 200
+    home.look()
+    assert refusal(phones[0].get(Step.JOIN)) == "group-ended"
+    with sums_seen(home) as sums:
+        for step in STEPS[1:]:
+            for phone in phones[1:]:
+                phone.take(step)
+            home.look()
+    assert sums == [plain_sum(phones[1:])]
+
+
 def test_two_groups_of_a_round_are_added_and_divided_by_their_number(home: Home) -> None:
     phones = secure_round(home, 2 * SIX, secure_plan(SIX))
     meet(home, phones)
