@@ -27,11 +27,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("signed_at", "device_id", "nonce"),
         sqlite_with_rowid=False,
     )
-    seconds = "FLOOR(EXTRACT(EPOCH FROM received_at))" if postgresql else "STRFTIME('%s', received_at)"
-    op.execute(
-        "INSERT INTO nonces (signed_at, device_id, nonce) "
-        f"SELECT CAST({seconds} AS BIGINT), device_id, nonce FROM nonces_before"
-    )
+    if postgresql:
+        op.execute(
+            "INSERT INTO nonces (signed_at, device_id, nonce) "
+            "SELECT FLOOR(EXTRACT(EPOCH FROM received_at))::bigint, device_id, nonce FROM nonces_before"
+        )
+    else:
+        op.execute(
+            "INSERT INTO nonces (signed_at, device_id, nonce) "
+            "SELECT CAST(STRFTIME('%s', received_at) AS BIGINT), device_id, nonce FROM nonces_before"
+        )
     op.drop_table("nonces_before")
 
 
@@ -48,9 +53,15 @@ def downgrade() -> None:
         sa.PrimaryKeyConstraint("device_id", "nonce"),
     )
     op.create_index("ix_nonces_received_at", "nonces", ["received_at"], unique=False)
-    moment = "TO_TIMESTAMP(MAX(signed_at))" if postgresql else "DATETIME(MAX(signed_at), 'unixepoch') || '.000000'"
-    op.execute(
-        "INSERT INTO nonces (device_id, nonce, received_at) "
-        f"SELECT device_id, nonce, {moment} FROM nonces_after GROUP BY device_id, nonce"
-    )
+    if postgresql:
+        op.execute(
+            "INSERT INTO nonces (device_id, nonce, received_at) "
+            "SELECT device_id, nonce, TO_TIMESTAMP(MAX(signed_at)) FROM nonces_after GROUP BY device_id, nonce"
+        )
+    else:
+        op.execute(
+            "INSERT INTO nonces (device_id, nonce, received_at) "
+            "SELECT device_id, nonce, DATETIME(MAX(signed_at), 'unixepoch') || '.000000' "
+            "FROM nonces_after GROUP BY device_id, nonce"
+        )
     op.drop_table("nonces_after")
