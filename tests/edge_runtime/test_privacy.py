@@ -137,7 +137,7 @@ def test_a_local_report_has_all_of_the_noise_by_itself_in_plain_sums() -> None:
     lanes, codec = plain_lanes(plan, np.zeros(COUNT, np.float32)), plan.lanes()
     sigma = plan.noise_multiplier * plan.clipping_norm * codec.scale
     assert has_deviation(lanes[:-4], sigma)
-    assert not has_deviation(lanes[:-4], 0.97 * sigma), "3 % less would be found"
+    assert not has_deviation(lanes[:-4], 0.95 * sigma), "5 % less would be found"
     assert stats.kstest(lanes[:-4] / sigma, stats.norm.cdf).pvalue > FALSE_ALARM
     assert not lanes[-4:].any()
 

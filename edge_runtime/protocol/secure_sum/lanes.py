@@ -266,7 +266,7 @@ class Lanes:
     def _scaled(self, delta: Delta) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
         """Block after block of what is to be rounded, each with the lane where it begins."""
         turned = self._turn()
-        beyond = bool(delta.size) and float(np.abs(delta).max()) > self.clipping_norm
+        beyond = float(max(delta.max(initial=0.0), -delta.min(initial=0.0))) > self.clipping_norm
         for begin in range(0, delta.size, _BLOCK):
             scaled = delta[begin : begin + _BLOCK].astype(np.float64)
             if beyond:  # by float32 rounding
