@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,7 +20,7 @@ from coordinator.core.tasks import TaskState
 from coordinator.services import checkin_rows as rows
 from coordinator.services.checkin_rows import Changes, DeviceRow, Part
 from coordinator.services.device_facts import changes, facts_of
-from coordinator.services.device_keys import DeviceKey
+from coordinator.services.device_keys import replayed, unproven
 from coordinator.services.pace import Pace
 from coordinator.services.running import Home, OpenRound, Programme, Running, programme_of
 from coordinator.store.database import Database, database_now
@@ -30,13 +30,12 @@ from edge_runtime.protocol.errors import (
     DeviceLeft,
     NotFound,
     Refusal,
-    ReplayedRequest,
     SwitchedOff,
     UnknownDevice,
 )
 from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.reasons import Outcome, Wait
-from edge_runtime.protocol.signing import SignedBy, verify_request
+from edge_runtime.protocol.signing import SignedBy
 
 SPREAD_SHARE: Final = 0.2
 """Retry windows of a task's settings are this share of their delay wide, so that devices do not come back in step."""
@@ -93,8 +92,11 @@ class CheckIns:
                     came[keys[knock.claim.keyid][1]] += not knock.again
             self._pace.look(session, came, self._now())
         told: dict[int, CheckInAnswer | Refusal] = {}
+        now = int(self._now().timestamp())
         for place, knock in enumerate(knocks):
-            if (refusal := self._unproven(knock, keys)) is not None:
+            key = keys[knock.claim.keyid][0] if knock.claim.keyid in keys else None
+            held = knock.again and key is not None  # it was proven before
+            if not held and (refusal := unproven(knock.claim, key, "POST", knock.target, now)) is not None:
                 told[place] = refusal
         proven = [place for place in range(len(knocks)) if place not in told]
         if proven:
@@ -112,18 +114,6 @@ class CheckIns:
         """Send a check-in away that there is no room for, unread; at once, on the event loop."""
         window = self._pace.turn_away(message.population, message.visit)
         return _waiting(message.version, None, Wait.BUSY, window.after_s, window.spread_s)
-
-    def _unproven(self, knock: Knock, keys: Mapping[str, tuple[bytes, Home]]) -> Refusal | None:
-        if knock.claim.keyid not in keys:
-            return UnknownDevice("enrol first")
-        if knock.again:
-            return None
-        try:
-            key = DeviceKey(keys[knock.claim.keyid][0])
-            verify_request(knock.claim, key, "POST", knock.target, now=int(self._now().timestamp()))
-        except Refusal as refusal:
-            return refusal
-        return None
 
 
 def worth_holding(answer: CheckInAnswer, hold_s: float) -> bool:
@@ -144,7 +134,7 @@ def _decide(session: Session, knocks: Sequence[Knock], pace: Pace) -> tuple[list
         if knock.again or next(fresh):
             answers.append(batch.answer(knock))
         else:
-            answers.append(ReplayedRequest("this request was already received; sign it again with a fresh nonce"))
+            answers.append(replayed())
     batch.changes.write(session, now)
     pace.write(session)
     return answers, batch

@@ -10,13 +10,13 @@ from typing import Final
 from sqlmodel import Session, col, select
 
 from coordinator.services import checkin_rows as rows
-from coordinator.services.device_keys import DeviceKey
+from coordinator.services.device_keys import replayed, unproven
 from coordinator.services.devices import check_welcome
 from coordinator.services.group_facts import Kept
 from coordinator.store.database import Database, database_now
 from coordinator.store.tables import Device, Population
-from edge_runtime.protocol.errors import Refusal, ReplayedRequest, UnknownDevice
-from edge_runtime.protocol.signing import SignedBy, verify_request
+from edge_runtime.protocol.errors import Refusal, UnknownDevice
+from edge_runtime.protocol.signing import SignedBy
 
 MOST_KEYS: Final = 100_000
 """Kept in memory, about 20 MB."""
@@ -65,7 +65,8 @@ class DeviceCalls:
         now = int(self._now().timestamp())
         told: dict[int, object] = {}
         for place, call in enumerate(calls):
-            if (refusal := _unproven(call, keys, now)) is not None:
+            key = keys.get(call.claim.keyid)
+            if (refusal := unproven(call.claim, key, call.method, call.target, now)) is not None:
                 told[place] = refusal
         proven = [place for place in range(len(calls)) if place not in told]
         if proven:
@@ -85,10 +86,10 @@ class DeviceCalls:
 
     def _keys_of(self, ids: set[str]) -> Mapping[str, bytes]:
         """The key of each device that was ever enrolled: an id is the digest of its key, so it never has another."""
+        if len(self._keys) > MOST_KEYS:
+            self._keys.clear()
         unknown = ids - self._keys.keys()
         if unknown:
-            if len(self._keys) > MOST_KEYS:
-                self._keys.clear()
             with self._database.reading() as session:
                 found = rows.keys_of(session, unknown)
             self._keys.update((id_, key) for id_, (key, _home) in found.items())
@@ -97,16 +98,6 @@ class DeviceCalls:
     def _act(self, session: Session, calls: Sequence[Call]) -> list[object]:
         self._facts.lend(session)
         return _acted(session, calls)
-
-
-def _unproven(call: Call, keys: Mapping[str, bytes], now: int) -> Refusal | None:
-    if call.claim.keyid not in keys:
-        return UnknownDevice("enrol first")
-    try:
-        verify_request(call.claim, DeviceKey(keys[call.claim.keyid]), call.method, call.target, now=now)
-    except Refusal as refusal:
-        return refusal
-    return None
 
 
 def _acted(session: Session, calls: Sequence[Call]) -> list[object]:
@@ -125,7 +116,7 @@ def _one(session: Session, call: Call, devices: Mapping[str, Device], now: datet
     if device is None:
         return UnknownDevice("enrol first")
     if not new:
-        return ReplayedRequest("this request was already received; sign it again with a fresh nonce")
+        return replayed()
 
     def done() -> object:
         with session.begin_nested():

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import CryptoError
 
-from edge_runtime.protocol.errors import UntrustedDocument
+from edge_runtime.protocol.errors import Refusal, ReplayedRequest, UnknownDevice, UntrustedDocument
 from edge_runtime.protocol.keys import SIGNATURE_BYTES
+from edge_runtime.protocol.signing import SignedBy, verify_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +34,24 @@ class DeviceKey:
             crypto_sign_open(signature + message, self.raw)
         except (CryptoError, ValueError):
             raise UntrustedDocument("the signature is not by the expected key") from None
+
+
+def unproven(claim: SignedBy, key: bytes | None, method: str, target: str, now: int) -> Refusal | None:
+    """Why a request is not one of the device that it names; None if it is.
+
+    Args:
+        key: Of the device; None where none is enrolled under that id.
+        now: Seconds since the epoch.
+    """
+    if key is None:
+        return UnknownDevice("enrol first")
+    try:
+        verify_request(claim, DeviceKey(key), method, target, now=now)
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+def replayed() -> ReplayedRequest:
+    """What a request is told that was received before."""
+    return ReplayedRequest("this request was already received; sign it again with a fresh nonce")

@@ -8,7 +8,8 @@ from sqlmodel import Session, col, delete, select
 
 from coordinator.core.cohorts.versions import version_key
 from coordinator.core.rounds import OPEN_STANDINGS, Standing
-from coordinator.services.device_keys import DeviceKey
+from coordinator.services import checkin_rows as rows
+from coordinator.services.device_keys import DeviceKey, replayed
 from coordinator.store.tables import Candidate, Device, Nonce, Participation, Population
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.enrolment import Enrol, Enrolled, Left
@@ -17,9 +18,7 @@ from edge_runtime.protocol.errors import (
     Conflict,
     DeviceLeft,
     NotFound,
-    ReplayedRequest,
     SwitchedOff,
-    UnknownDevice,
 )
 from edge_runtime.protocol.keys import PublicKey, SigningKey, device_id
 from edge_runtime.protocol.policy import Policy
@@ -34,22 +33,6 @@ CERTIFIED_SINCE = 3
 """Earlier versions of the answer to an enrolment have no certificate."""
 FIRST_CHECK_IN_S = 0.0
 """A freshly enrolled device may check in at once."""
-
-
-def authenticate(session: Session, claim: SignedBy, method: str, target: str, now: datetime) -> Device:
-    """Return the device that signed this request, and remember the request.
-
-    Raises:
-        UnknownDevice: No such device is enrolled.
-        BadSignature, ClockSkew: The signature does not hold.
-        ReplayedRequest: This very request was already received.
-    """
-    device = session.get(Device, claim.keyid)
-    if device is None:
-        raise UnknownDevice("enrol first")
-    verify_request(claim, DeviceKey(device.public_key), method, target, now=int(now.timestamp()))
-    _remember(session, claim)
-    return device
 
 
 def check_welcome(session: Session, device: Device) -> None:
@@ -124,7 +107,8 @@ def enrol(
     if claim.keyid != device_id(message.tenant, key):
         raise BadSignature("an enrolment is signed under the id of the key it brings")
     verify_request(claim, DeviceKey(key.raw), method, target, now=int(now.timestamp()))
-    _remember(session, claim)
+    if rows.remember(session, [claim]) == [False]:
+        raise replayed()
     population = session.get(Population, (message.tenant, message.population))
     if population is None:
         raise NotFound(f"there is no population {message.population!r} of a tenant {message.tenant!r}")
@@ -174,9 +158,3 @@ def forget_nonces(session: Session, before: datetime) -> None:
 def _check_switch(population: Population) -> None:
     if population.switched_off:
         raise SwitchedOff("devices of this population are switched off; ask again when your policy lets you")
-
-
-def _remember(session: Session, claim: SignedBy) -> None:
-    if session.get(Nonce, (claim.created, claim.keyid, claim.nonce)) is not None:
-        raise ReplayedRequest("this request was already received; sign it again with a fresh nonce")
-    session.add(Nonce(signed_at=claim.created, device_id=claim.keyid, nonce=claim.nonce))

@@ -13,6 +13,7 @@ import pytest
 from sqlmodel import Session, select
 
 from coordinator.api.desk import Desk
+from coordinator.services import device_calls
 from coordinator.services.device_calls import Call, DeviceCalls
 from coordinator.services.group_facts import MOST_GROUPS, Kept, for_ever
 from coordinator.store.tables import Device, Nonce
@@ -109,6 +110,18 @@ def test_who_is_not_proven_is_named_and_not_remembered(home: Home, phones: list[
     assert [type(one) for one in told] == [BadSignature, UnknownDevice, str]
     assert versions(home, phones) == ["1.0", "1.0", "5.0", "1.0"]
     assert nonces(home) == before + 1
+
+
+def test_keys_are_kept_up_to_a_limit_and_nobody_is_unknown_for_it(
+    home: Home, phones: list[Phone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch in which some keys are kept and others are not comes when there are too many."""
+    monkeypatch.setattr(device_calls, "MOST_KEYS", 1)
+    parts = home.app.state.parts
+    calls = DeviceCalls(parts.database, parts.now)
+    for place in range(3):
+        batch = [call(phone, names(f"{place}.0")) for phone in phones[: place + 2]]
+        assert calls.answer(batch) == [f"{place}.0"] * len(batch)
 
 
 def test_of_a_population_that_is_switched_off_only_those_who_leave_are_heard(home: Home, phones: list[Phone]) -> None:
