@@ -390,5 +390,5 @@ def _clipping_advice(wish: Wish, noise: float) -> str:
     size = error(wish, noise) * wish.clipping_norm
     return (
         f"At a clipping norm of {wish.clipping_norm:g} the noise in a round's mean has norm {size:.3g}; both grow "
-        "together. Begin at the median norm of deltas from a simulation, or let adaptive clipping follow the median."
+        "together. Begin at the median norm of deltas from a simulation."
     )
