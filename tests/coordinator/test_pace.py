@@ -316,7 +316,7 @@ def day_of(home: Home, days: int = 3) -> list[float]:
 
 
 def keeps_the_band(two_hours: list[float]) -> bool:
-    """Nobody is swamped, and from 12:00 to 16:00, when one in four is there, rounds get over a third of what they need.
+    """Nobody is swamped; from 12:00 to 16:00, when one in four is there, rounds get over a third of what they need.
 
     About sixty come in two hours, so the key that windows are drawn by moves this: nine keys gave 1.2 to 2.1 at most and
     0.47 to 0.75 at noon; a service that forgets, or is deaf, 0.21 to 0.28.
