@@ -318,8 +318,8 @@ def day_of(home: Home, days: int = 3) -> list[float]:
 def keeps_the_band(two_hours: list[float]) -> bool:
     """Nobody is swamped; from 12:00 to 16:00, when one in four is there, rounds get over a third of what they need.
 
-    About sixty come in two hours, so the key that windows are drawn by moves this: nine keys gave 1.2 to 2.1 at most and
-    0.47 to 0.75 at noon; a service that forgets, or is deaf, 0.21 to 0.28.
+    About sixty come in two hours, so the key that windows are drawn by moves this: nine keys gave 1.2 to 2.1 at most
+    and 0.47 to 0.75 at noon; a service that forgets, or is deaf, 0.21 to 0.28.
     """
     return max(two_hours) <= 2.5 and sum(two_hours[:2]) / 2 >= 0.38
 
