@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from sqlmodel import Session
 
-from coordinator.services import secure_groups
+from coordinator.services import group_forming, group_opening, secure_groups
 from coordinator.services.secure_groups import Charge
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.crash_points import CrashPoint, crash_point
@@ -67,19 +67,19 @@ class GroupWork:
         if self._authority is None:
             return False
         with self._database.reading() as session:
-            if secure_groups.secure_plan(session, round_.task_id) is None:
+            if not group_forming.sums_securely(session, round_.task_id):
                 return False
-            forms = secure_groups.forms(session, round_.id, now)
+            forms = group_forming.forms(session, round_.id, now)
             groups = secure_groups.live_groups(session, round_.id)
             moves = [group for group in groups if secure_groups.moves_on(session, group, now)]
-            opens = [one for one in groups if one not in moves and secure_groups.is_ready_to_open(session, one, now)]
+            opens = [one for one in groups if one not in moves and group_opening.is_ready_to_open(session, one, now)]
         if not (forms or opens or moves) or not self._hold(round_.task_id):
             return False
         if forms:
             self._write(
                 CrashPoint.GROUPS_FORMED,
                 round_.task_id,
-                lambda session: secure_groups.form(session, round_.id, now),
+                lambda session: group_forming.form(session, round_.id, now),
                 tells=True,
             )
         for group in moves:
@@ -98,12 +98,12 @@ class GroupWork:
 
     def _open(self, round_: Round, group: Group, authority: PublicKey, now: datetime) -> None:
         with self._database.reading() as session, ThreadPoolExecutor(self._cores) as pool:
-            found = secure_groups.open_group(session, self._blobs, group, authority, spread=pool.map, parts=self._cores)
+            found = group_opening.open_group(session, self._blobs, group, authority, spread=pool.map, parts=self._cores)
         sha256 = "" if found.raw is None else self._blobs.put(round_.tenant, BlobKind.PARTIAL_SUM, found.raw)
         crash_point(CrashPoint.SUM_UNMASKED)
         self._write(
             CrashPoint.SUM_OPENED,
             round_.task_id,
-            lambda session: secure_groups.record_opened(session, group.id, found, sha256, now),
+            lambda session: group_opening.record_opened(session, group.id, found, sha256, now),
             tells=True,
         )

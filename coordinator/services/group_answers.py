@@ -14,8 +14,16 @@ from coordinator.core.secure_groups import TAKEN_IN
 from coordinator.core.task_settings import read_settings
 from coordinator.services.group_facts import for_ever
 from coordinator.services.group_steps import digest_of, group_of
-from coordinator.services.group_terms import agreement_of, masked_of, position_of, positions, roster_of, task_of
-from coordinator.store.group_tables import Member, StepRow
+from coordinator.services.group_terms import (
+    agreement_of,
+    bodies_of,
+    masked_of,
+    position_of,
+    positions,
+    roster_of,
+    task_of,
+)
+from coordinator.store.group_tables import Member
 from coordinator.store.tables import Device, Group, Participation, Report
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import GroupEnded, StepNotAllowed
@@ -105,13 +113,8 @@ def _survivors(session: Session, group: Group, _device: Device, _authority: Publ
 
 def _confirmations(session: Session, group: Group, _device: Device, authority: PublicKey) -> Following:
     def written() -> bytes:
-        places = {member.device_id: member.position for member in roster_of(session, group)}
-        rows = session.exec(
-            select(StepRow.device_id, StepRow.body).where(
-                StepRow.group_id == group.id, StepRow.step == Step.CONFIRMATION.value
-            )
-        ).all()
-        signatures = {places[device]: wire.decode(Confirmation, body or b"").signature for device, body in rows}
+        bodies = bodies_of(session, roster_of(session, group), group, Step.CONFIRMATION)
+        signatures = {place: wire.decode(Confirmation, body).signature for place, body in bodies.items()}
         return wire.encode(mailbox.confirmations(agreement_of(session, group, authority), signatures))
 
     return for_ever(session, group.id, "written confirmations", written)

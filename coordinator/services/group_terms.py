@@ -194,3 +194,12 @@ _REPORTED = (
 def positions(members: Sequence[Place], devices: set[str]) -> Members:
     """The places of those devices in the roster."""
     return frozenset(member.position for member in members if member.device_id in devices)
+
+
+def bodies_of(session: Session, members: Sequence[Place], group: Group, step: Step) -> dict[int, bytes]:
+    """What the members of a group sent at a step, by position."""
+    places = {member.device_id: member.position for member in members}
+    rows = session.exec(
+        select(StepRow.device_id, StepRow.body).where(StepRow.group_id == group.id, StepRow.step == step.value)
+    ).all()
+    return {places[device]: body or b"" for device, body in rows}

@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import Session, select
 
 from coordinator.core.secure_groups import TAKEN_IN
-from coordinator.services import retention, secure_groups, sums
+from coordinator.services import group_opening, retention, sums
 from coordinator.store.blobs import Blobs
 from coordinator.store.group_tables import Member, MemberKey, StepRow
 from coordinator.store.tables import Group
@@ -270,7 +270,7 @@ def test_a_report_that_is_added_twice_spoils_the_sum_and_never_becomes_an_update
         total = right(session, blobs, tenant, group)
         return total + total
 
-    monkeypatch.setattr(secure_groups, "group_total", twice)
+    monkeypatch.setattr(group_opening, "group_total", twice)
     phones = secure_round(home, SIX)
     meet(home, phones)
     with sums_seen(home) as seen:

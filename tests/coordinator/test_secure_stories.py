@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, given, settings
 
-from coordinator.services import secure_groups, sums
+from coordinator.services import group_opening, sums
 from edge_runtime.protocol.group import Step
 from tests.coordinator.secure_stories import Scene, scenes, tell, tell_of_a_liar, told_afresh
 from tests.programme import Home
@@ -36,7 +36,7 @@ def test_a_phone_that_lies_at_random_is_refused_or_named_and_nobody_else_is(home
 def test_a_coordinator_that_counts_wrongly_would_be_seen(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: each lane of a sum is one too large."""
     right = sums.group_total
-    monkeypatch.setitem(vars(secure_groups), "group_total", lambda *of: right(*of) + 1)
+    monkeypatch.setitem(vars(group_opening), "group_total", lambda *of: right(*of) + 1)
     scene = Scene(size=3, parameters=2, bits=24, survivors=3, corrupt_permille=0, gone={})
     with pytest.raises(AssertionError):
         tell(home, scene)
