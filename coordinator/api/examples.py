@@ -50,7 +50,11 @@ PATCH: Final = {"stop": {"rounds": 100}, "priority": 5}
 
 def _all() -> Iterator[object]:
     yield from _messages()
-    yield from _objects()
+    yield from _populations()
+    yield from _tasks()
+    yield from _rounds()
+    yield from _devices()
+    yield from _releases()
     yield from privacy_examples()
 
 
@@ -86,8 +90,8 @@ def _messages() -> Iterator[object]:
     yield Policy(needs_charging=True, quiet_hours=(0, 1, 22, 23))
 
 
-def _objects() -> Iterator[object]:
-    """Of the operators' API."""
+def _populations() -> Iterator[object]:
+    """Of the operators' API, as all that follow: whom it is about."""
     yield Switch(off=True)
     yield PopulationRequest(
         model_family="next-word",
@@ -100,10 +104,13 @@ def _objects() -> Iterator[object]:
     yield reach.Reach(
         devices=90_000, matching=31_000, seen_this_week=24_500, check_ins_per_hour=410.0, sampled=None, margin=0
     )
-    yield DryRun(findings=(), forecast=_forecast())
     yield PopulationView(
         name="digits", switched_off=False, policy=None, model_family=None, example_schema=None, attributes=None
     )
+
+
+def _tasks() -> Iterator[object]:
+    """What is trained, and how."""
     yield CheckpointView(sha256=_NEXT, bundle_sha256=_BUNDLE, model_version=1, weights_sha256=_FIRST, created_at=_AT)
     yield TaskRequest(
         name="digits-1",
@@ -113,6 +120,7 @@ def _objects() -> Iterator[object]:
         settings=_SETTINGS,
         seed=None,
     )
+    yield DryRun(findings=(), forecast=_forecast())
     yield CloneRequest(name="digits-2", newest=True)
     yield TaskView(
         name="digits-1",
@@ -122,6 +130,7 @@ def _objects() -> Iterator[object]:
         checkpoint_sha256=_NEXT,
         model_version=1,
         weights_sha256=_FIRST,
+        clipping_norm=4.0,
         rounds_committed=1,
         rounds_wanted=2,
         settings=json.loads(wire.encode(_SETTINGS)),
@@ -133,12 +142,17 @@ def _objects() -> Iterator[object]:
         summing=Summing.SECURE,
         warnings=[],
     )
+
+
+def _rounds() -> Iterator[object]:
+    """How a round went."""
     yield RoundView(
         number=1,
         phase="committed",
         abandonment=None,
         checkpoint_sha256=_FIRST,
         model_version=0,
+        clipping_norm=4.0,
         result_sha256=_NEXT,
         metrics=None,
         chosen=4,
@@ -161,6 +175,10 @@ def _objects() -> Iterator[object]:
         bytes=4870112,
         battery_percent=1,
     )
+
+
+def _devices() -> Iterator[object]:
+    """One device, and what it did to a group."""
     yield DeviceView(
         id=_ID,
         app="org.example.keyboard",
@@ -179,6 +197,10 @@ def _objects() -> Iterator[object]:
     fault = FaultView(task="words", round=7, fault="forged-share", other=_ID, evidence={"revealed": "ab"}, at=_AT)
     yield fault
     yield QuarantineView(device=_ID, because="forged-share", at=_AT, until=_AT, faults=(fault,))
+
+
+def _releases() -> Iterator[object]:
+    """What a population's devices are given to use."""
     yield ShareRequest(share=0.5)
     yield ReleaseRequest(checkpoint_sha256=_NEXT, share=0.05)
     yield ReleaseView(number=1, checkpoint_sha256=_NEXT, share=0.05, created_at=_AT, withdrawn_at=None)
