@@ -1,99 +1,181 @@
-"""ε by round, drawn: as text for a terminal, and as SVG."""
+"""ε by round, drawn: as text for a terminal, and as SVG.
+
+Both have one logarithmic scale, so that a mode that costs thousands does not press the others flat.
+"""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 400, 60, 30, 200, 45
-_COLOURS: Final = ("#0b6e99", "#b4531b", "#3c7a3c", "#7a3c78", "#555555")
+_WIDTH, _LEFT, _TOP, _RIGHT, _BELOW = 890, 92, 56, 385, 64
+_PLOT_HEIGHT, _LINE_HEIGHT = 300, 19
+_COLOURS: Final = {"distributed": "#0b6e99", "central": "#b4531b", "correlated": "#7a3c78", "local": "#3c7a3c"}
+_OTHER: Final = "#555555"
+_SMALLEST: Final = 1e-3
+"""ε below it is drawn at it."""
+_MISSED: Final = "* misses the budget: with the noise that the error allows"
+_WORDS: Final = {-1: "hardly anything", 0: "strong", 1: "weak, better than nothing"}
+"""Beside a power of ten: what such an ε is worth."""
 
 
-Curve = tuple[str, list[tuple[int, float]]]
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """ε of one mode against one opponent.
+
+    Attributes:
+        kept: Whether the mode keeps budget and error.
+        points: Rounds and ε, to the last round for which there is a bound.
+        rounds: Of the whole training.
+    """
+
+    mode: str
+    opponent: str
+    kept: bool
+    points: tuple[tuple[int, float], ...]
+    rounds: int
+
+    @property
+    def name(self) -> str:
+        """As a legend has it; a star where the budget is missed."""
+        return f"{self.mode}, {self.opponent}" + ("" if self.kept else " *")
+
+    @property
+    def end(self) -> str:
+        """ε after the last round."""
+        if not self.points:
+            return "no bound"
+        last, value = self.points[-1]
+        return f"ε = {number(value)}" if last == self.rounds else f"no bound after round {last:,}"
 
 
 def curves(advice: Any) -> list[Curve]:
     """The curves of a plan: of each mode, against each opponent from whom it protects."""
-    found = []
-    for one in advice["modes"]:
-        for opponent in ("coordinator", "recipients"):
-            points = [(at["round"], at[opponent]) for at in one["by_round"] if at[opponent] is not None]
-            if points:
-                found.append((f"{one['mode']}, {opponent}" + ("" if one["reachable"] else " *"), points))
-    return found
+    from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
 
-
-def _top(drawn: Sequence[Curve]) -> float:
-    """The largest ε that is drawn: of modes that keep the budget, if any does; others leave the picture."""
-    kept = [points for name, points in drawn if not name.endswith("*")] or [points for _name, points in drawn]
-    return max((value for points in kept for _round, value in points), default=1.0)
+    return [
+        Curve(
+            one["mode"],
+            opponent.value,
+            one["reachable"],
+            tuple((at["round"], at[opponent.value]) for at in one["by_round"] if at[opponent.value] is not None),
+            one["by_round"][-1]["round"],
+        )
+        for one in advice["modes"]
+        for opponent in Opponent
+        if opponent in PROTECTS[Mode(one["mode"])]
+    ]
 
 
 def lines(advice: Any) -> Iterator[str]:
-    """One line a curve, all on one scale: how ε grows from the first round to the last."""
+    """One line a curve: how ε grows from the first round to the last, and what it is then."""
     drawn = curves(advice)
-    top = _top(drawn)
-    width = max((len(name) for name, _points in drawn), default=0)
-    for name, points in drawn:
-        heights = (min(len(_BARS) - 1, max(1, round(value / top * (len(_BARS) - 1)))) for _round, value in points)
-        bars = "".join(_BARS[height] for height in heights)
-        yield f"{name:{width}}  {bars}  ε = {points[-1][1]:.3g} after {points[-1][0]:,} rounds"
-    if any(name.endswith("*") for name, _points in drawn):
-        yield "* does not keep the budget: with the noise that the error allows"
+    low, high = _range(drawn)
+    width = max((len(curve.name) for curve in drawn), default=0)
+    longest = max((len(curve.points) for curve in drawn), default=0)
+    for curve in drawn:
+        bars = "".join(_BARS[1 + round((len(_BARS) - 2) * _share(value, low, high))] for _at, value in curve.points)
+        after = f" after {curve.rounds:,} rounds" if curve.points and curve.points[-1][0] == curve.rounds else ""
+        yield f"{curve.name:{width}}  {bars:{longest}}  {curve.end}{after}"
+    yield f"All bars have one logarithmic scale, from ε = {number(low)} to ε = {number(high)}."
+    yield from _notes(advice, drawn)
 
 
 def svg(advice: Any, title: str) -> str:
     """The same as a picture, with axes."""
     drawn = curves(advice)
-    last = max((points[-1][0] for _name, points in drawn), default=1)
-    top = _round_up(_top(drawn))
+    notes = list(_notes(advice, drawn))
+    height = _TOP + _PLOT_HEIGHT + _BELOW + _LINE_HEIGHT * len(notes)
+    low, high = _range(drawn)
+    low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
+    high = max(high, 10 * low)
+    last = max((curve.rounds for curve in drawn), default=1)
+    look = 'font-family="sans-serif" font-size="13" fill="#222222"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<text x="{_LEFT}" y="18" font-size="14">{html.escape(title)}</text>',
-        *_axes(last, top),
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {look}>',
+        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="{_LEFT}" y="22" font-size="15">{html.escape(title)}</text>',
+        *_axes(last, low, high),
     ]
-    for place, (name, points) in enumerate(drawn):
-        colour = _COLOURS[place // 2 % len(_COLOURS)]
-        dash = "" if "coordinator" in name else ' stroke-dasharray="6 3"'
-        path = " ".join(f"{_x(at, last):.1f},{_y(value, top):.1f}" for at, value in points if value <= top)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        y = _TOP + 14 + 20 * place
-        x = _WIDTH - _RIGHT + 12
-        parts.append(
-            f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2"{dash}/>'
-        )
-        parts.append(f'<text x="{x + 28}" y="{y}">{html.escape(name)}</text>')
+    for place, curve in enumerate(drawn):
+        parts += _drawn(curve, place, last, low, high)
+    parts += _worth(low, high)
+    for place, note in enumerate(notes):
+        y = _TOP + _PLOT_HEIGHT + _BELOW + _LINE_HEIGHT * place
+        parts.append(f'<text x="{_LEFT}" y="{y}" fill="#555555">{html.escape(note)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _axes(last: int, top: float) -> Sequence[str]:
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    parts = [
-        f'<text x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">round</text>',
-        f'<text x="14" y="{(_TOP + bottom) / 2:.0f}">ε</text>',
-    ]
-    for step in range(6):
-        value, at = top * step / 5, max(1, last * step // 5)
-        y = _y(value, top)
-        parts.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-        parts.append(f'<text x="{_x(at, last):.1f}" y="{bottom + 18}" text-anchor="middle">{at:,}</text>')
-    return parts
+def number(value: float) -> str:
+    """Three digits that tell, never a power of ten."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _range(drawn: Sequence[Curve]) -> tuple[float, float]:
+    """The smallest and the largest ε of all."""
+    values = [max(value, _SMALLEST) for curve in drawn for _at, value in curve.points] or [1.0]
+    return min(values), max(values)
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where a value lies between both, in logarithms; 1 where they are the same."""
+    return math.log(max(value, _SMALLEST) / low) / math.log(high / low) if high > low else 1.0
+
+
+def _notes(advice: Any, drawn: Sequence[Curve]) -> Iterator[str]:
+    if any(not curve.kept for curve in drawn):
+        yield _MISSED
+    if "correlated" not in {one["mode"] for one in advice["modes"]}:
+        yield "correlated noise is not drawn: it needs devices that stay away for some rounds (--separation)"
+
+
+def _drawn(curve: Curve, place: int, last: int, low: float, high: float) -> Iterator[str]:
+    """A curve in steps, each as high as ε is at its end, and its line of the legend."""
+    colour = _COLOURS.get(curve.mode, _OTHER)
+    stroke = f'fill="none" stroke="{colour}" stroke-width="2"'
+    stroke += "" if curve.opponent == "coordinator" else ' stroke-dasharray="6 3"'
+    begins = (0, *(at for at, _value in curve.points))
+    corners = (
+        f"{_x(at, last):.1f},{_y(value, low, high):.1f}"
+        for begin, (end, value) in zip(begins, curve.points, strict=False)
+        for at in (begin, end)
+    )
+    x, y = _WIDTH - _RIGHT + 16, _TOP + 30 + _LINE_HEIGHT * place
+    yield f'<polyline points="{" ".join(corners)}" {stroke}/>'
+    yield f'<line x1="{x}" x2="{x + 26}" y1="{y - 4}" y2="{y - 4}" {stroke}/>'
+    yield f'<text x="{x + 34}" y="{y}">{html.escape(f"{curve.name}: {curve.end}")}</text>'
+
+
+def _axes(last: int, low: float, high: float) -> Iterator[str]:
+    right, bottom = _WIDTH - _RIGHT, _TOP + _PLOT_HEIGHT
+    yield f'<text x="{(_LEFT + right) / 2:.0f}" y="{bottom + 38}" text-anchor="middle">round</text>'
+    yield f'<text x="{_LEFT - 8}" y="{_TOP - 14}" text-anchor="end" font-size="16">ε</text>'
+    yield f'<text x="{right + 16}" y="{_TOP + 8}" fill="#555555">mode, and against whom:</text>'
+    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
+        value = 10.0**power
+        y = _y(value, low, high)
+        yield f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>'
+        yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>'
+    for at in sorted({last * step // 5 for step in range(6)}):
+        yield f'<text x="{_x(at, last):.1f}" y="{bottom + 18}" text-anchor="middle">{at:,}</text>'
+
+
+def _worth(low: float, high: float) -> Iterator[str]:
+    """What an ε is worth, above the curves that it would cross."""
+    halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
+    for power, words in _WORDS.items():
+        if low <= 10.0**power <= high:
+            y = _y(10.0**power, low, high)
+            yield f'<text x="{_LEFT + 4}" y="{y - 4:.1f}" font-size="11" fill="#666666" {halo}>{words}</text>'
 
 
 def _x(at: int, last: int) -> float:
     return _LEFT + (_WIDTH - _RIGHT - _LEFT) * at / last
 
 
-def _y(value: float, top: float) -> float:
-    return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value / top
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
-    return next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
+def _y(value: float, low: float, high: float) -> float:
+    return _TOP + _PLOT_HEIGHT * (1 - _share(value, low, high))

@@ -1,0 +1,89 @@
+"""The charts of ε by round: every mode has a line of its own, whatever the others cost, and nothing is cut off."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from coordinator.api.operator.privacy import WishRequest, advice_for
+from coordinator.commands.charts import curves, lines, number, svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+WIDEST_LETTER = 0.5
+"""Of a letter over the size of its font, on average."""
+
+
+def advice(**wanted: Any) -> Any:
+    wish = {"population": 100_000, "rounds": 200, "goal": 1000, "parameters": 50_000, **wanted}
+    return advice_for(WishRequest(**wish)).model_dump(mode="json")
+
+
+WISHES: dict[str, dict[str, Any]] = {
+    "every mode": {"epsilon_recipients": 2.0, "separation": 20, "most_participations": 5},
+    "all kept": {"epsilon_coordinator": 8.0, "population": 900, "goal": 100, "parameters": 10, "rounds": 3},
+    "thousands": {"epsilon_coordinator": 0.001, "rounds": 500, "parameters": 100_000},
+    "no bound": {"epsilon_coordinator": 8.0, "rounds": 50, "parameters": 3_000_000_000},
+    "one round": {"epsilon_recipients": 8.0, "rounds": 1},
+}
+
+
+@pytest.fixture(params=WISHES)
+def plan(request: pytest.FixtureRequest) -> Any:
+    return advice(**WISHES[request.param])
+
+
+def test_nothing_of_the_picture_lies_outside_it(plan: Any) -> None:
+    picture = ElementTree.fromstring(svg(plan, "ε by round"))
+    width, height = (float(side) for side in picture.attrib["viewBox"].split()[2:])
+    for text in picture.iter(f"{SVG}text"):
+        long = len(text.text or "") * WIDEST_LETTER * float(text.get("font-size", 13))
+        share = {"middle": 0.5, "end": 1.0}.get(text.get("text-anchor", "start"), 0.0)
+        left = float(text.attrib["x"]) - share * long
+        assert left >= 0, text.text
+        assert left + long <= width, text.text
+        assert float(text.attrib["y"]) <= height
+    for line in picture.iter(f"{SVG}polyline"):
+        for corner in line.attrib["points"].split():
+            x, y = (float(part) for part in corner.split(","))
+            assert 0 < x < width
+            assert 0 < y < height
+
+
+def test_every_mode_has_a_line_that_looks_like_no_other() -> None:
+    plan = advice(**WISHES["every mode"])
+    looks = [
+        (line.attrib["stroke"], line.get("stroke-dasharray"))
+        for line in ElementTree.fromstring(svg(plan, "ε by round")).iter(f"{SVG}polyline")
+    ]
+    assert len(looks) == len(set(looks)) == len(curves(plan)) == 6
+    assert {one["mode"] for one in plan["modes"]} == {"distributed", "central", "correlated", "local"}
+
+
+def test_a_mode_that_costs_thousands_leaves_the_others_readable() -> None:
+    drawn = {line.split("  ")[0].strip(): line for line in lines(advice(**WISHES["thousands"]))}
+    cheap, dear = drawn["central, recipients *"], drawn["local, coordinator *"]
+    assert len(set(cheap) & set("▁▂▃▄▅▆▇█")) >= 2
+    assert "ε = 58.9 after 500 rounds" in cheap
+    assert "ε = 26,121 after 500 rounds" in dear
+
+
+def test_a_bound_that_ends_says_after_which_round() -> None:
+    drawn = {line.split("  ")[0].strip(): line for line in lines(advice(**WISHES["no bound"]))}
+    assert "no bound after round 42" in drawn["distributed, coordinator *"]
+    assert drawn["local, recipients *"].endswith("no bound")
+    assert "central, coordinator" not in drawn  # it protects nobody from the coordinator
+
+
+def test_notes_say_what_a_star_is_and_which_mode_is_missing() -> None:
+    every, kept = ("\n".join(lines(advice(**WISHES[name]))) for name in ("every mode", "all kept"))
+    assert "* misses the budget" in every
+    assert "*" not in kept
+    assert "correlated noise is not drawn" not in every
+    assert "correlated noise is not drawn" in kept
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.05678, "0.0568"), (2.0, "2"), (43.864, "43.9"), (26121.3, "26,121")])
+def test_numbers_are_written_out(value: float, said: str) -> None:
+    assert number(value) == said
