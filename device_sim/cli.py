@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from edge_runtime.protocol.plan import Privacy, Summing
+
+if TYPE_CHECKING:
+    from device_sim.recipes import DemoOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,44 +25,50 @@ def _fail(sentence: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+_Model = Annotated[
+    str | None,
+    typer.Option(
+        help="zoo:cnn, zoo:mlp, or your own: path/file.py:function that returns a Keras model "
+        "[digits zoo:cnn, watch zoo:mlp]"
+    ),
+]
+_Phones = Annotated[int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 100, watch 20]")]
+_Epochs = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Passes over a phone's examples in a round [digits 2, watch 3]")
+]
+_LearningRate = Annotated[
+    float | None,
+    typer.Option(min=1e-6, max=1000, help="Of a phone's SGD [digits 0.2, watch 0.1; another model 0.1, 0.03]"),
+]
+_Summing = Annotated[
+    Summing, typer.Option(help="secure: the coordinator sees sums of groups alone; plain: it sees each report")
+]
+_Privacy = Annotated[
+    Privacy | None,
+    typer.Option(
+        help="none, or distributed: each phone adds noise before its report is masked "
+        "[distributed where 64 phones or more train and sum securely]"
+    ),
+]
+_Exported = Annotated[
+    Path | None, typer.Option(help="Folder that `edgewise-export build` wrote, with tenant.key; skips exporting")
+]
+
+
 @app.command()
 def demo(
     dataset: Annotated[str, typer.Option(help="digits (5,000 MNIST digits) or watch (ten people's wrists)")] = "digits",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="zoo:cnn, zoo:mlp, or your own: path/file.py:function that returns a Keras model "
-            "[digits zoo:cnn, watch zoo:mlp]"
-        ),
-    ] = None,
+    model: _Model = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to commit [digits 10, watch 20]")] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=2, help="Phones, of which a fifth never train [digits 100, watch 20]")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Passes over a phone's examples in a round [digits 2, watch 3]")
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(min=1e-6, max=1000, help="Of a phone's SGD [digits 0.2, watch 0.1; another model 0.1, 0.03]"),
-    ] = None,
+    devices: _Phones = None,
+    epochs: _Epochs = None,
+    learning_rate: _LearningRate = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same final weights, bit for bit")] = 1,
-    summing: Annotated[
-        Summing,
-        typer.Option(help="secure: the coordinator sees sums of groups alone; plain: it sees each report"),
-    ] = Summing.SECURE,
-    privacy: Annotated[
-        Privacy | None,
-        typer.Option(
-            help="none, or distributed: each phone adds noise before its report is masked "
-            "[distributed where 64 phones or more train and sum securely]"
-        ),
-    ] = None,
+    summing: _Summing = Summing.SECURE,
+    privacy: _Privacy = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator; 0 for any free one")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the report, the summary and the logs")] = Path("build/demo"),
-    exported: Annotated[
-        Path | None, typer.Option(help="Folder that `edgewise-export build` wrote, with tenant.key; skips exporting")
-    ] = None,
+    exported: _Exported = None,
 ) -> None:
     """Export a model, start a coordinator and a fleet, train, and write a report.
 
@@ -70,18 +79,8 @@ def demo(
     edgewise-sim demo --dataset watch --model zoo:cnn
     edgewise-sim demo --model my_model.py:build
     """
-    from rich.console import Console
-
-    from device_sim.demo import run_demo
-    from device_sim.interrupts import Interrupted, leave, waiting_for_signals
-    from device_sim.processes import Children, CommandFailed
-    from device_sim.programme import OperatorCallFailed
     from device_sim.recipes import RECIPES, DemoOptions
-    from device_sim.terminal import print_summary, watching
-    from edge_runtime.interpreters import runtime_name
-    from edge_runtime.protocol.errors import Refusal
 
-    console, children = Console(), Children()
     if dataset not in RECIPES:
         _fail(f"there is no dataset {dataset!r}; choose one of {', '.join(RECIPES)}")
     options = DemoOptions(
@@ -98,6 +97,22 @@ def demo(
         out=out,
         exported=exported,
     )
+    _demonstrate(options)
+
+
+def _demonstrate(options: DemoOptions) -> None:
+    """Run a demo before the user's eyes."""
+    from rich.console import Console
+
+    from device_sim.demo import run_demo
+    from device_sim.interrupts import Interrupted, leave, waiting_for_signals
+    from device_sim.processes import Children, CommandFailed
+    from device_sim.programme import OperatorCallFailed
+    from device_sim.terminal import print_summary, watching
+    from edge_runtime.interpreters import runtime_name
+    from edge_runtime.protocol.errors import Refusal
+
+    console, children = Console(), Children()
     try:
         runtime_name()
         with waiting_for_signals() as interrupts, watching(console) as watcher:
@@ -108,7 +123,7 @@ def demo(
         _fail(refusal.detail)
     except Interrupted:
         leave()
-    print_summary(console, history, summary, out)
+    print_summary(console, history, summary, options.out)
 
 
 @app.command()
