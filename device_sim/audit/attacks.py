@@ -29,6 +29,7 @@ class Verdict:
     Attributes:
         claimed: ε of the claim.
         bound: ε that is disproved at 95 %, by the best attack.
+        most: The bound if every guess were right: a claim above it cannot be disproved by so many canaries.
         attack: Which one.
         estimate: Of the attack that it is largest for; no bound.
     """
@@ -36,6 +37,7 @@ class Verdict:
     claimed: float
     delta: float
     bound: float
+    most: float
     attack: str
     estimate: Estimate
     canaries: int
@@ -45,14 +47,31 @@ class Verdict:
         """Whether the claim does not hold: the bound is above it."""
         return self.bound > self.claimed
 
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether the claim is so large that no attacker could disprove it here."""
+        return self.claimed >= self.most
+
     def sentence(self) -> str:
         """The bound beside the claim."""
         found = "disproves" if self.disproved else "does not disprove"
+        no_more = (
+            f" No claim above ε = {self.most:.2f} could be disproved here, whatever the fault: take more canaries, or "
+            "more noise."
+        )
         return (
             f"With {self.canaries:,} canaries an attacker shows ε ≥ {self.bound:.2f} at 95 % ({self.attack}); "
-            f"this {found} the claim of ε = {self.claimed:.2f} at δ = {self.delta:.1g}. "
-            f"If scores are Gaussian, ε is {self.estimate.epsilon:.2f}: an estimate, not a bound."
+            f"this {found} the claim of ε = {figure(self.claimed)} at δ = {self.delta:.1g}."
+            f"{no_more if self.out_of_reach else ''} "
+            f"If scores are Gaussian, ε is {figure(self.estimate.epsilon)}: an estimate, not a bound."
         )
+
+
+def figure(epsilon: float) -> str:
+    """ε as it is read: two decimals, none from 100 on; beyond a million its digits say nothing."""
+    if epsilon >= 1e6:
+        return "1,000,000 or more"
+    return f"{epsilon:.2f}" if epsilon < 100 else f"{epsilon:,.0f}"
 
 
 def guessed(scores: Scores, included: npt.NDArray[np.bool_]) -> Guesses:
@@ -74,10 +93,12 @@ def audited(attacks: Mapping[str, Scores], included: npt.NDArray[np.bool_], clai
     bounds = {name: epsilon_bound(guessed(scores, included), delta, confidence) for name, scores in attacks.items()}
     estimates = [gaussian_estimate(scores, included, delta) for scores in attacks.values()]
     best = max(bounds, key=lambda name: bounds[name])
+    made = guessed(attacks[best], included).made
     return Verdict(
         claimed=claimed,
         delta=delta,
         bound=bounds[best],
+        most=epsilon_bound(Guesses(included.size, made, made), delta, confidence),
         attack=best,
         estimate=max(estimates, key=lambda one: one.epsilon),
         canaries=included.size,

@@ -18,6 +18,7 @@ def run_audit(audit: Audit, out: Path, console: Console) -> Verdict:
     Raises:
         OSError: The report cannot be written.
     """
+    out.mkdir(parents=True, exist_ok=True)
     claim = claim_of(audit)
     console.print(
         f"Claim: ε = {claim:.3f} at δ = {audit.target_delta:g} against the {audit.opponent.value}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from html import escape
 from importlib import resources
@@ -12,13 +13,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.core.privacy.statement import Mode, Opponent
 from device_sim.audit.attacks import Verdict
+from device_sim.audit.attacks import figure as epsilon
 from device_sim.audit.plans import Audit, Ran, scores_of
-from device_sim.report.elements import figure, legend, section
+from device_sim.report.elements import counted, figure, legend, section
 
 _BINS: Final = 60
-_WIDTH, _HEIGHT = 640, 240
-_AXIS: Final = 24
+_WIDTH, _HEIGHT = 640, 260
+_AXIS: Final = 44
+_BARS_LEFT, _BARS_RIGHT = 122, 130
+"""Of a bar: room for its name, and for its figure."""
+_LONGEST: Final = 20.0
+"""ε at which a bar ends."""
 
 
 def facts(audit: Audit, run: Ran, verdict: Verdict) -> dict[str, Any]:
@@ -28,8 +35,9 @@ def facts(audit: Audit, run: Ran, verdict: Verdict) -> dict[str, Any]:
         "opponent": audit.opponent.value,
         "epsilon_claimed": verdict.claimed,
         "epsilon_bound": verdict.bound,
+        "epsilon_bound_at_most": verdict.most,
         "confidence": 0.95,
-        "epsilon_estimated": verdict.estimate.epsilon,
+        "epsilon_estimated": verdict.estimate.epsilon if math.isfinite(verdict.estimate.epsilon) else None,
         "target_delta": verdict.delta,
         "disproved": verdict.disproved,
         "attack": verdict.attack,
@@ -59,12 +67,12 @@ def write(folder: Path, audit: Audit, run: Ran, verdict: Verdict) -> tuple[Path,
 def page(audit: Audit, run: Ran, verdict: Verdict) -> str:
     """One HTML document that loads nothing. Equal arguments give equal text."""
     style = resources.files("device_sim.report").joinpath("page.css").read_text(encoding="utf-8")
-    title = "The claim is disproved" if verdict.disproved else "The claim was not disproved"
+    title = _title(verdict)
     tiles = _tiles(
-        (f"{verdict.claimed:.2f}", f"ε claimed against the {audit.opponent.value}"),
-        (f"{verdict.bound:.2f}", "ε shown at 95 %: the truth is at least this"),
-        (f"{verdict.estimate.epsilon:.2f}", "ε if scores are Gaussian: an estimate, and no bound"),
-        (f"{verdict.canaries:,}", f"canaries, in {len(run.gave)} of {audit.rounds} rounds"),
+        (epsilon(verdict.claimed), f"ε claimed against the {audit.opponent.value}"),
+        (epsilon(verdict.bound), "ε shown at 95 %: the truth is at least this"),
+        (epsilon(verdict.estimate.epsilon), "ε if scores are Gaussian: an estimate, and no bound"),
+        (f"{verdict.canaries:,}", f"canaries, in {len(run.gave)} of {counted(audit.rounds, 'round')}"),
     )
     said = (
         "A right claim is far above the bound: surviving this audit proves nothing. What is smaller than a factor of "
@@ -75,7 +83,8 @@ def page(audit: Audit, run: Ran, verdict: Verdict) -> str:
         f"z = {audit.multiplier:g}</p><h1>{title}</h1>"
         f'<p class="lead">{escape(verdict.sentence())}</p>{tiles}</header><main>'
         + section("bound", "The bound beside the claim", escape(said), _scale_card(verdict))
-        + section("scores", "What the attacker saw", "", _scores_card(audit, run, verdict))
+        + section("next", "What to do next", escape(_advice(verdict)), "")
+        + section("scores", "What the attacker saw", escape(_attacker(audit)), _scores_card(audit, run, verdict))
         + "</main>"
     )
     return (
@@ -83,6 +92,51 @@ def page(audit: Audit, run: Ran, verdict: Verdict) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Edgewise audit: {title.lower()}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n"
         "</body>\n</html>\n"
+    )
+
+
+def _title(verdict: Verdict) -> str:
+    if verdict.disproved:
+        return "The claim is disproved"
+    return "The claim is too large to be disproved" if verdict.out_of_reach else "The claim was not disproved"
+
+
+def _advice(verdict: Verdict) -> str:
+    if verdict.disproved:
+        return (
+            "Stop the task, and release nothing of it: less is kept than was promised. Audit once more with another "
+            "--seed; chance disproves a right claim in one audit of twenty at most. If it stays, look for the cause "
+            "where the best attack looked: in the rounds of the canaries, at clipping, noise and double counts; in "
+            "every round, at the limits of participation; in two rounds that share noise, at noise that was not drawn "
+            "anew."
+        )
+    if verdict.out_of_reach:
+        return (
+            "Audit with 10,000 canaries or more. If the claim is beyond what they can show, audit the same mode with "
+            "more noise, by --noise-multiplier instead of --plan: faults in code are the same there, and can be seen. "
+            "A claim above 10 itself promises hardly anything; larger groups, more noise or fewer participations make "
+            "it smaller."
+        )
+    return (
+        "Keep this page with the claim, as a test that it passed and no proof. Audit again when the plan or the "
+        "version changes."
+    )
+
+
+def _attacker(audit: Audit) -> str:
+    """Whom the audit plays, and what that one gets to see."""
+    if audit.mode is Mode.EXAMPLE_LEVEL:
+        return "The attacker sees the weights of one phone after each step of training; canaries are examples on it."
+    if audit.mode is Mode.LOCAL:
+        return "The attacker is who runs the coordinator, and sees each report; canaries are devices."
+    if audit.opponent is Opponent.COORDINATOR:
+        return (
+            "The attacker is who runs the coordinator: it sees the sum of each group, knows who was in it, and takes "
+            "away the noise of its corrupt members; canaries are devices."
+        )
+    return (
+        "The attacker is who gets the model, and sees its change in each round; canaries are devices. Against who "
+        "runs the coordinator this mode protects nobody."
     )
 
 
@@ -100,17 +154,23 @@ def _scale_card(verdict: Verdict) -> str:
         ("estimated", verdict.estimate.epsilon, "--pooled"),
         ("claimed", verdict.claimed, "--alone"),
     )
-    shown = [value for _words, value, _colour in rows if np.isfinite(value)]
-    unit = (_WIDTH - 180) / (1.1 * max(shown))
+    room = _WIDTH - _BARS_LEFT - _BARS_RIGHT
+    unit = room / max(min(value, _LONGEST) for _words, value, _colour in rows)
     bars = []
     for at, (words, value, colour) in enumerate(rows):
-        top, length = 20 + 44 * at, unit * value if np.isfinite(value) else _WIDTH - 180
+        top, length = 20 + 44 * at, unit * min(value, _LONGEST)
         bars.append(
             f'<text x="110" y="{top + 19}" text-anchor="end" font-size="15" fill="var(--muted)">{words}</text>'
-            f'<rect x="122" y="{top}" width="{length:.1f}" height="28" rx="4" fill="var({colour})"/>'
-            f'<text x="{130 + length:.1f}" y="{top + 19}" font-size="15" fill="var(--ink)">ε = {value:.2f}</text>'
+            f'<rect x="{_BARS_LEFT}" y="{top}" width="{length:.1f}" height="28" rx="4" fill="var({colour})"/>'
+            f'<text x="{_BARS_LEFT + 8 + length:.1f}" y="{top + 19}" font-size="15" fill="var(--ink)">'
+            f"ε = {epsilon(value)}</text>"
         )
-    about = "Longer is less private. The claim is broken where the first bar is longer than the last."
+    about = (
+        "Longer is less private. The claim is broken where the first bar is longer than the last; so many canaries "
+        f"can make the first bar no longer than {verdict.most:.2f}."
+    )
+    if any(value > _LONGEST for _words, value, _colour in rows):
+        about += f" Bars end at {_LONGEST:.0f}."
     return figure("ε", about, "", _svg("".join(bars), 150, "Bars of ε: shown, estimated and claimed"))
 
 
@@ -123,12 +183,13 @@ def _scores_card(audit: Audit, run: Ran, verdict: Verdict) -> str:
     bars = "".join(_columns(counts, most, step, colour) for counts, colour in ((away, "--pooled"), (there, "--shared")))
     axis = (
         f'<line x1="0" x2="{_WIDTH}" y1="{_HEIGHT - _AXIS}" y2="{_HEIGHT - _AXIS}" stroke="var(--muted)"/>'
-        f'<g font-size="14" fill="var(--muted)"><text x="0" y="{_HEIGHT - 4}">{edges[0]:.1f}</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT - 4}" text-anchor="end">{edges[-1]:.1f}</text></g>'
+        f'<g font-size="14" fill="var(--muted)"><text x="0" y="{_HEIGHT - 24}">{edges[0]:.1f}</text>'
+        f'<text x="{_WIDTH / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">score, in clipping norms</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT - 24}" text-anchor="end">{edges[-1]:.1f}</text></g>'
     )
     about = (
-        f"Canaries by score, by the attack “{escape(verdict.attack)}”, in clipping norms. The less both heaps lie "
-        "apart, the less anybody learns."
+        f"Canaries by their score in the attack “{escape(verdict.attack)}”; the highest column has {most:,}. The less "
+        "both heaps lie apart, the less anybody learns."
     )
     entries = (("--shared", "", "took part"), ("--pooled", "", "did not"))
     return figure("Scores", about, legend(entries), _svg(bars + axis, _HEIGHT, "Two heaps of scores"))

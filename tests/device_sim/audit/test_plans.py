@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from coordinator.core.privacy.gaussian import exact_epsilon
 from device_sim.audit import page
-from device_sim.audit.attacks import Verdict
+from device_sim.audit.attacks import Verdict, audited, figure
 from device_sim.audit.configured import plan_of, plan_of_examples, read_plan
 from device_sim.audit.examples import Directions
 from device_sim.audit.plans import Audit, claim_of, judged, ran
@@ -144,7 +145,7 @@ def test_what_cannot_be_audited_is_refused(changes: dict[str, Any], why: str) ->
 
 
 def small(mode: Privacy = Privacy.CENTRAL) -> tuple[Audit, Any, Verdict]:
-    audit = Audit(plan=plan_of(mode, 2.0), rounds=2, canaries=200)
+    audit = Audit(plan=plan_of(mode, 2.0, separation=2), rounds=2, canaries=2000)
     with planted.drawn_from("small"):
         run = ran(audit)
     return audit, run, judged(audit, run)
@@ -162,6 +163,56 @@ def test_the_report_has_the_bound_beside_the_claim(tmp_path: Path) -> None:
     assert f"{verdict.claimed:.2f}" in text
     assert "was not disproved" in text
     assert "http" not in text, "it loads nothing"
+
+
+def test_a_claim_that_no_attacker_could_disprove_is_said_to_be_one(tmp_path: Path) -> None:
+    """More right guesses than all there cannot be: an audit that could never fail says so, and what to do."""
+    audit, run, verdict = small()
+    assert not verdict.out_of_reach
+    assert verdict.bound < verdict.most
+    large = replace(verdict, claimed=verdict.most)
+    assert large.out_of_reach
+    assert not large.disproved
+    assert f"No claim above ε = {verdict.most:.2f} could be disproved here" in large.sentence()
+    assert "could be disproved" not in verdict.sentence()
+    text = page.page(audit, run, large)
+    assert "<h1>The claim is too large to be disproved</h1>" in text
+    assert "--noise-multiplier instead of --plan" in text
+    assert page.facts(audit, run, large)["epsilon_bound_at_most"] == verdict.most
+
+
+def test_the_most_that_can_be_shown_is_what_right_guesses_alone_would_show() -> None:
+    included = np.arange(2000) % 2 == 0
+    verdict = audited({"plain": included.astype(np.float64)}, included, 100.0, 1e-5)
+    assert verdict.bound == verdict.most < verdict.claimed
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "said"), [(2.166, "2.17"), (121.4, "121"), (504798.2, "504,798"), (float("inf"), "1,000,000 or more")]
+)
+def test_large_figures_are_readable(epsilon: float, said: str) -> None:
+    assert figure(epsilon) == said
+
+
+def test_the_numbers_are_json_even_where_nothing_hides_anybody(tmp_path: Path) -> None:
+    audit, run, verdict = small()
+    bare = replace(verdict, estimate=replace(verdict.estimate, epsilon=float("inf")))
+    numbers, report = page.write(tmp_path, audit, run, bare)
+    assert "Infinity" not in numbers.read_text()
+    assert json.loads(numbers.read_text())["epsilon_estimated"] is None
+    assert ">inf<" not in report.read_text()
+
+
+def test_the_page_says_who_attacks_and_what_to_do_next() -> None:
+    attackers: dict[Privacy, str] = {mode: page.page(*small(mode)) for mode in MODES}
+    for mode in (Privacy.DISTRIBUTED, Privacy.LOCAL):
+        assert "The attacker is who runs the coordinator" in attackers[mode]
+    for mode in (Privacy.CENTRAL, Privacy.CORRELATED):
+        assert "The attacker is who gets the model" in attackers[mode]
+        assert "runs the coordinator this mode protects nobody" in attackers[mode]
+    audit, run, verdict = small()
+    assert "no proof" in page.page(audit, run, verdict)
+    assert "Stop the task" in page.page(audit, run, replace(verdict, bound=9.0))
 
 
 def test_a_broken_claim_heads_the_page_even_where_nothing_hides_anybody() -> None:
