@@ -18,11 +18,12 @@ from device_sim.appointments import keep_appointments
 from device_sim.behaviour import behaviour, generator
 from device_sim.datasets import Dataset
 from device_sim.events import Diary, Enrolled, Evaluated, Event, Participated
+from edge_runtime import limits
 from edge_runtime.driver import Driver, Retries, Send, over_http, time_limit
 from edge_runtime.examples import Examples
 from edge_runtime.interpreters import runtime_name
 from edge_runtime.model import Model, open_model
-from edge_runtime.privacy import private_report
+from edge_runtime.privacy import layer_sizes, private_report
 from edge_runtime.protocol.bundle import Bundle
 from edge_runtime.protocol.checkpoint import Checkpoint
 from edge_runtime.protocol.errors import NotFound
@@ -89,6 +90,8 @@ class Phone:
     key: SigningKey
     certificate: bytes = b""
     """Of the key, by the enrolment authority."""
+    past: limits.Past = ()
+    """What it gave under plans that bound it; it outlives the app's death."""
     visits: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -217,6 +220,9 @@ class Fleet:
                 raise AppKilled
             if happens.dropout is not None:
                 return happens.dropout
+            now_s = time.time()
+            if (too_often := limits.barred(phone.past, work.plan, work.plan_sha256, work.round, now_s)) is not None:
+                return too_often
             try:
                 trained = self._train(phone, work)
             except Interrupted as interrupted:
@@ -225,9 +231,17 @@ class Fleet:
             self._note(
                 phone, "trained", f"{trained.steps} steps, loss {trained.loss_first:.2f} to {trained.loss_last:.2f}"
             )
-            rounding = generator(seed, _ROUNDING, phone.index, work.round)
-            noise = noise_of(seed, phone.index, work.round)
-            return private_report(work.participation, trained.delta, work.plan, rounding, simulated_noise=noise)
+            if work.plan.limited:
+                phone.past = limits.gave(phone.past, work.plan_sha256, work.round, now_s)
+            return private_report(
+                work.participation,
+                trained.delta,
+                work.plan,
+                generator(seed, _ROUNDING, phone.index, work.round),
+                layer_sizes(work.bundle.manifest),
+                clipping_norm=work.clipping_norm,
+                simulated_noise=noise_of(seed, phone.index, work.round),
+            )
 
         return run_plan
 
@@ -321,8 +335,8 @@ class Fleet:
         return Installation(tenant, population, "edgewise-demo", "1.0", "simulated", hardware_class=hardware)
 
     def _client(self) -> httpx.Client:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        return httpx.Client(base_url=self._config.coordinator, timeout=60, trust_env=False, limits=limits)
+        unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        return httpx.Client(base_url=self._config.coordinator, timeout=60, trust_env=False, limits=unlimited)
 
     def _driver(self, phone: Phone, client: httpx.Client) -> Driver:
         return Driver(

@@ -134,6 +134,7 @@ class Sum:
             values=change,
             task=membership.task,
             group=membership.group,
+            clipping_norm=held.clipping_norm,
         )
         identity = device.identity()
         member = Member(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.counted import count_of, joined
 from edge_runtime.protocol.errors import InvalidPlan, NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.report import encode_report
-from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Delta
+from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Delta, Lanes, LaneVector
 
 if TYPE_CHECKING:
     from edge_runtime.protocol.noise import NoiseSource
@@ -74,27 +75,53 @@ def private_report(
     rng: np.random.Generator,
     layers: Sequence[int] = (),
     *,
+    clipping_norm: float | None = None,
     simulated_noise: NoiseSource | None = None,
 ) -> bytes:
     """Clip, round to lanes, add the plan's noise and put the header before them: the report's exact bytes.
 
     Under secure summing it is masked before it leaves. Noise is added where the plan's mode has devices add it: their
     share of a group's (distributed), or all of it (local). It is drawn from the system's random source, never from
-    `rng`; the four zero lanes have none.
+    `rng`; the four zero lanes have none. Where the plan's norm adapts, whether clipping left the delta as it was stands
+    behind it, with noise of its own.
 
     Args:
         layers: `layer_sizes`, for a plan that clips by layers; others do without.
+        clipping_norm: Of the round's header, for a plan whose norm adapts; others do without.
         simulated_noise: Of a simulator, whose runs are to be repeated. Whoever knows its key can take the noise away.
 
     Raises:
         NonFiniteTraining: A value of the delta is not finite.
-        InvalidPlan: The plan's noise is below or beyond what integers can have, or its layers are not the delta's.
+        InvalidPlan: The plan's noise is below or beyond what integers can have, its layers are not the delta's, or its
+            norm adapts and that of the round is not given.
     """
-    codec, norm = plan.lanes(), plan.clipping_norm
+    if plan.adaptive is not None and clipping_norm is None:
+        raise InvalidPlan("the plan's clipping norm adapts, and that of the round is not known")
+    codec, counts = plan.lanes(clipping_norm), plan.count_lanes()
+    norm = codec.clipping_norm
     clipped = clip_layers(delta, norm, plan.layer_shares, layers) if plan.layer_shares else clip(delta, norm)
-    lanes = codec.encode(clipped, rng)
-    if codec.noise_multiplier > 0:
-        from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource  # most plans have none
-
-        DiscreteGaussian(codec.noise * codec.scale).add_to(lanes[:-ZERO_LANES], simulated_noise or NoiseSource.fresh())
+    noise = _noise(codec, simulated_noise)
+    lanes = _noised(codec, clipped, rng, noise)
+    if counts is not None:
+        within = bool(np.array_equal(clipped, delta))
+        lanes = joined(lanes, _noised(counts, count_of(plan, within=within), rng, noise))
     return encode_report(participation, codec, codec.packed(lanes))
+
+
+def _noise(codec: Lanes, simulated: NoiseSource | None) -> NoiseSource | None:
+    """Where noise comes from; None where devices add none."""
+    if codec.noise_multiplier == 0:
+        return None
+    from edge_runtime.protocol.noise import NoiseSource  # most plans have none
+
+    return simulated or NoiseSource.fresh()
+
+
+def _noised(codec: Lanes, values: Delta, rng: np.random.Generator, noise: NoiseSource | None) -> LaneVector:
+    """Values as lanes with this device's noise, and the four zero lanes without."""
+    lanes = codec.encode(values, rng)
+    if noise is not None:
+        from edge_runtime.protocol.noise import DiscreteGaussian  # as above
+
+        DiscreteGaussian(codec.noise * codec.scale).add_to(lanes[:-ZERO_LANES], noise)
+    return lanes

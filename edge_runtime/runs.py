@@ -11,7 +11,7 @@ from edge_runtime.device import Device
 from edge_runtime.exchange import Exchange
 from edge_runtime.journal import Progress
 from edge_runtime.journal import state as now_is
-from edge_runtime.journal.admission import admitted
+from edge_runtime.journal.admission import admitted, is_admitted
 from edge_runtime.journal.journal import Trained
 from edge_runtime.journal.participation import Participation
 from edge_runtime.journal.state import State
@@ -82,7 +82,7 @@ class Run:
     def _admit(self, plan: Plan) -> None:
         """Hold this participation against the plan's limits, on disk before anything is trained.
 
-        Rounds are those of the signed header; it is asked for once.
+        Rounds, and norms that adapt, are those of the signed header; it is asked for once.
 
         Raises:
             Barred: It would be one too many, or too early.
@@ -90,9 +90,9 @@ class Run:
             Interrupted, Unreachable: As `Exchange.drive`.
         """
         held = self._held
-        if not plan.limited or held.counted_as is not None:
+        if not plan.needs_header or is_admitted(held):
             return
-        self._exchange.drive(
+        header = self._exchange.drive(
             round_header(
                 held.participation,
                 plan,
@@ -105,7 +105,7 @@ class Run:
         reasons: list[Outcome | None] = []
 
         def change(state: State) -> State:
-            after, reason = admitted(state, plan, digest(held.plan).hex())
+            after, reason = admitted(state, plan, digest(held.plan).hex(), header.clipping_norm)
             reasons.append(reason)
             return after
 
@@ -123,20 +123,25 @@ class Run:
         try:
             finished = self._finished(plan)
             self._say_evaluation(finished)
-            values, trained = finished.delta.size, Trained(plan.bundle_sha256, finished.weights)
-            report = self._report(plan, finished.delta)
+            trained, delta = Trained(plan.bundle_sha256, finished.weights), finished.delta
+            report = self._report(plan, delta)
         except NonFiniteTraining as refusal:
             self._device.say(f"contributes zeros: {refusal.detail} ({refusal.code})")
             zeroed, trained = Outcome.NON_FINITE_TRAINING, None
             values = plan.values(self._bundle(plan).manifest.shared_parameters)
-            report = self._report(plan, np.zeros(values, np.float32))
+            delta = np.zeros(values - plan.counts, np.float32)
+            report = self._report(plan, delta)
         self._exchange.book()
+        values = delta.size + plan.counts
         self._device.journal.seal_change(report, values=values, zeroed=zeroed, trained=trained)
 
     def _report(self, plan: Plan, delta: Delta) -> bytes:
         """The report, not masked yet: clipped, and with the noise that the plan has devices add."""
         layers = layer_sizes(self._bundle(plan).manifest) if plan.layer_shares else ()
-        return private_report(self._held.participation, delta, plan, self._generator(), layers)
+        held = now_is.under_way(self._device.state)
+        return private_report(
+            held.participation, delta, plan, self._generator(), layers, clipping_norm=held.clipping_norm
+        )
 
     def _finished(self, plan: Plan) -> Finished:
         """Train to the end; the graph, its interpreter and the weights received are let go before a report is made."""

@@ -325,8 +325,6 @@ def _check_plan(plan: Plan, model: Model, examples: Batches) -> None:
     shared = sum(tensor.shared for tensor in manifest.tensors)
     if plan.layer_shares and len(plan.layer_shares) != shared:
         raise InvalidPlan(f"the plan has layer_shares for {len(plan.layer_shares)} tensors; the bundle shares {shared}")
-    if plan.adaptive is not None:
-        raise InvalidPlan("the plan's clipping norm adapts, and this version of the runtime keeps it fixed")
     if plan.example_clipping_norm is not None and not manifest.hides_examples:
         raise InvalidPlan("the plan hides examples, and the bundle was exported without private steps")
     if isinstance(examples, Examples):

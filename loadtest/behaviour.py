@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from edge_runtime.driver import Unreachable
-from edge_runtime.privacy import private_report
+from edge_runtime.privacy import layer_sizes, private_report
 from edge_runtime.protocol.errors import Refusal, Retry
 from edge_runtime.protocol.reasons import Outcome
 from edge_runtime.session.visit import VisitEnd, Work
@@ -45,9 +45,10 @@ def made_up_report(work: Work, rng: np.random.Generator, dropout_share: float) -
     if rng.random() < dropout_share:
         return DROPOUTS[int(rng.integers(len(DROPOUTS)))]
     parameters = work.bundle.manifest.shared_parameters
-    norm = work.plan.clipping_norm * rng.uniform(0.5, 1.5)
+    norm = (work.clipping_norm or work.plan.clipping_norm) * rng.uniform(0.5, 1.5)
     delta = rng.standard_normal(parameters, dtype=np.float32) * np.float32(norm / math.sqrt(parameters))
-    return private_report(work.participation, delta, work.plan, rng)
+    layers = layer_sizes(work.bundle.manifest)
+    return private_report(work.participation, delta, work.plan, rng, layers, clipping_norm=work.clipping_norm)
 
 
 def training_s(rng: np.random.Generator) -> float:

@@ -25,6 +25,7 @@ def print_task(tree: dict[str, Any]) -> None:
             ("state", tree["state"] + (f", {tree['ended_because']}" if tree["ended_because"] else "")),
             ("rounds", rounds_of(tree)),
             ("model version", f"{tree['model_version']}, checkpoint {tree['checkpoint_sha256']}"),
+            ("clipping norm", f"{tree['clipping_norm']:.6g}"),
             ("bundle", tree["bundle_sha256"]),
             *((f"{one}", moment(tree[f"{one}_at"])) for one in ("created", "approved", "started", "ended")),
             *(("warning", one) for one in tree.get("warnings", ())),
@@ -34,13 +35,14 @@ def print_task(tree: dict[str, Any]) -> None:
     if tree["rounds"]:
         typer.echo()
         print_table(
-            ("round", "phase", "chosen", "reports", "outcomes", "result", "opened"),
+            ("round", "phase", "chosen", "reports", "norm", "outcomes", "result", "opened"),
             [
                 (
                     one["number"],
                     one["abandonment"] or one["phase"],
                     one["chosen"],
                     one["reports"],
+                    f"{one['clipping_norm']:.3g}",
                     ", ".join(f"{count} {reason}" for reason, count in one["outcomes"].items()) or None,
                     one["metrics"] or short(one["result_sha256"]),
                     moment(one["opened_at"]),

@@ -60,13 +60,24 @@ def terms_of(session: Session, group: Group) -> Terms:
         group=group.id,
         checkpoint_sha256=round_.checkpoint_sha256,
         shared_parameters=read_manifest(bundle.manifest).shared_parameters,
+        clipping_norm=round_.clipping_norm,
     )
 
 
 def plan_terms(
-    raw: bytes, *, task: str, number: int, group: str, checkpoint_sha256: str, shared_parameters: int
+    raw: bytes,
+    *,
+    task: str,
+    number: int,
+    group: str,
+    checkpoint_sha256: str,
+    shared_parameters: int,
+    clipping_norm: float | None = None,
 ) -> Terms:
     """What a plan says of a group.
+
+    Args:
+        clipping_norm: Of the round, where it adapts; None for the plan's.
 
     Raises:
         InvalidGroup: Sums under these terms would not hide a report.
@@ -86,7 +97,7 @@ def plan_terms(
         survivors=plan.survivors or 0,
         corrupt_permille=plan.corrupt_permille,
         dropout_permille=plan.dropout_permille,
-        lanes=plan.lanes(),
+        lanes=plan.lanes(clipping_norm),
         parameters=plan.values(shared_parameters),
     )
 

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, delete, select
 
 from coordinator.core.aggregation import Values
 from coordinator.core.privacy.central import SEED_BYTES
-from coordinator.core.privacy.plans import OF_THE_COORDINATOR, mode_of, sum_noise
+from coordinator.core.privacy.plans import OF_THE_COORDINATOR, count_noise, mode_of, sum_noise
 from coordinator.core.privacy.statement import Mode
 from coordinator.core.rounds import GroupPhase
 from coordinator.core.task_settings import read_settings
@@ -28,11 +28,15 @@ from coordinator.services.running import read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.privacy_tables import NoiseRow, StreamRow
 from coordinator.store.tables import Group, Round, Task
+from edge_runtime.protocol.counted import Opened
 from edge_runtime.protocol.errors import DigestMismatch
+from edge_runtime.protocol.plan import Plan
 
 _HEADER: Final = struct.Struct("<4sHH16sQQ")
 _MAGIC: Final = b"EWNS"
 _VERSION: Final = 1
+_COUNT: Final = b"count"
+"""The purpose of a count's noise, which is drawn from the seed of its round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hidden:
-    """A sum with its noise, and where correlated noise stands after it."""
+    """A sum with its noise, and where correlated noise stands after it.
+
+    Attributes:
+        above: Of the sum's counts, with their noise.
+    """
 
     total: Values
+    above: float = 0.0
     stream: Stream | None = None
 
 
@@ -101,7 +110,7 @@ def prepare(session: Session, round_ids: Sequence[str]) -> bool:
     return True
 
 
-def hidden(session: Session, blobs: Blobs, round_: Round, total: Values) -> Hidden:
+def hidden(session: Session, blobs: Blobs, round_: Round, found: Opened) -> Hidden:
     """A round's sum with the noise of its task's mode; as it is where devices have added it, or nobody claims any.
 
     Raises:
@@ -109,16 +118,16 @@ def hidden(session: Session, blobs: Blobs, round_: Round, total: Values) -> Hidd
         DigestMismatch, NotFound: The buffers of correlated noise were damaged or lost.
     """
     task = session.get_one(Task, round_.task_id)
-    plan = read_plan(task.plan)
+    plan, total = read_plan(task.plan), found.delta
     mode = mode_of(plan)
     if mode not in OF_THE_COORDINATOR:
-        return Hidden(total)
+        return Hidden(total, found.above)
     seed = _seed(session, round_.id)
     if seed is None:
         raise Unprepared(round_.id)
-    noise = sum_noise(plan, total.size)
+    noise = sum_noise(plan, total.size, round_.clipping_norm)
     if mode is Mode.CENTRAL:
-        return Hidden(noise.hidden(total, noise.drawn(total.size, seed)))
+        return Hidden(noise.hidden(total, noise.drawn(total.size, seed)), _hidden_count(plan, found.above, seed))
     planned, factor = read_settings(task.settings).stop.rounds or 1, spending.factor_in(session, task)
     if factor is None:
         raise Unprepared(round_.id)
@@ -132,7 +141,14 @@ def hidden(session: Session, blobs: Blobs, round_: Round, total: Values) -> Hidd
         together += correlated
     raw = _encoded(task.id, round_.number, buffers)
     sha256 = blobs.put(task.tenant, BlobKind.NOISE_STATE, raw)
-    return Hidden(noise.hidden(total, together), Stream(round_.number, sha256))
+    return Hidden(noise.hidden(total, together), stream=Stream(round_.number, sha256))
+
+
+def _hidden_count(plan: Plan, above: float, seed: bytes) -> float:
+    noise = count_noise(plan)
+    if noise is None:
+        return 0.0
+    return float(noise.hidden(np.array([above]), noise.drawn(1, seed, _COUNT))[0])
 
 
 def erase(session: Session, round_id: str) -> None:

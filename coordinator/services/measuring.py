@@ -8,7 +8,7 @@ from sqlmodel import Session
 
 from coordinator.core.measuring import Measured
 from coordinator.services import hiding, spending
-from coordinator.services.sums import counted_reports, plan_and_manifest, round_delta
+from coordinator.services.sums import counted_reports, opened_sum, plan_and_manifest
 from coordinator.services.updates import commit, count_rounds, is_complete, take_groups
 from coordinator.store.blobs import Blobs
 from coordinator.store.tables import Round, Task
@@ -24,7 +24,7 @@ def measure(session: Session, blobs: Blobs, round_id: str) -> Measured:
     """
     round_ = session.get_one(Round, round_id)
     plan, manifest = plan_and_manifest(session, session.get_one(Task, round_.task_id))
-    total = round_delta(session, blobs, round_, plan, plan.values(manifest.shared_parameters))
+    total = opened_sum(session, blobs, round_, plan, plan.values(manifest.shared_parameters))
     examples, means = decode_measures(plan, hiding.hidden(session, blobs, round_, total).total)
     return Measured(version=1, reports=counted_reports(session, round_id), examples=examples, means=means)
 

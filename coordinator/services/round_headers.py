@@ -29,6 +29,6 @@ def header_for(session: Session, device: Device, participation_id: str, key: Sig
         round=round_.number,
         plan_sha256=digest(task.plan).hex(),
         checkpoint_sha256=round_.checkpoint_sha256,
-        clipping_norm=read_plan(task.plan).clipping_norm,
+        clipping_norm=round_.clipping_norm or read_plan(task.plan).clipping_norm,
     )
     return sign_header(header, key)

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, func, select
 
 from coordinator.core.measuring import Measured
 from coordinator.core.rounds import GroupPhase, Phase
+from coordinator.services.running import read_plan
 from coordinator.store.tables import Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.reasons import Abandonment
@@ -35,6 +36,7 @@ class RoundView:
 
     Attributes:
         model_version: That the participants start from.
+        clipping_norm: That their deltas are held to.
         metrics: What a round of evaluation found: the means by metric.
     """
 
@@ -43,6 +45,7 @@ class RoundView:
     abandonment: str | None
     checkpoint_sha256: str
     model_version: int
+    clipping_norm: float
     result_sha256: str | None
     metrics: dict[str, float] | None
     chosen: int
@@ -89,16 +92,20 @@ def rounds_of(session: Session, task: Task, after: int = 0, most: int = 500) -> 
             .group_by(col(Participation.round_id))
         ).all()
     )
-    return [_view(one, chosen_for.get(one.id, 0), outcomes[one.id], groups[one.id]) for one in found]
+    of_plan = read_plan(task.plan).clipping_norm
+    return [_view(one, of_plan, chosen_for.get(one.id, 0), outcomes[one.id], groups[one.id]) for one in found]
 
 
-def _view(round_: Round, chosen: int, outcomes: dict[str, int], groups: list[tuple[Group, int, int, int]]) -> RoundView:
+def _view(
+    round_: Round, of_plan: float, chosen: int, outcomes: dict[str, int], groups: list[tuple[Group, int, int, int]]
+) -> RoundView:
     return RoundView(
         number=round_.number,
         phase=round_.phase,
         abandonment=round_.abandonment,
         checkpoint_sha256=round_.checkpoint_sha256,
         model_version=round_.model_version,
+        clipping_norm=round_.clipping_norm or of_plan,
         result_sha256=round_.result_sha256,
         metrics=None if round_.metrics is None else wire.decode(Measured, round_.metrics).means,
         chosen=chosen,

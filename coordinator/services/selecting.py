@@ -148,6 +148,7 @@ def _start_from_the_newest(session: Session, task: Task, round_: Round) -> None:
     ).one()
     round_.checkpoint_sha256 = newest.sha256
     round_.model_version = newest.model_version
+    round_.clipping_norm = task.clipping_norm
     session.add(round_)
 
 

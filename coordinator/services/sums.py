@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 from sqlmodel import Session, col, func, select
 
-from coordinator.core.aggregation import Values
 from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
 from coordinator.services.rounds import live_groups
 from coordinator.services.running import read_manifest, read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import BundleRow, Group, PartialSum, Report, Round, Task
 from edge_runtime.protocol.bundle import Manifest
+from edge_runtime.protocol.counted import Opened, open_sum
 from edge_runtime.protocol.errors import DigestMismatch, NotFound, Refusal
 from edge_runtime.protocol.plan import Plan, Summing
 from edge_runtime.protocol.report import REPORT_HEADER
@@ -169,8 +169,8 @@ def round_sum(session: Session, blobs: Blobs, round_: Round) -> LaneVector:
     return sum_lanes(_group_sum(session, blobs, round_.tenant, group) for group in live_groups(session, round_.id))
 
 
-def round_delta(session: Session, blobs: Blobs, round_: Round, plan: Plan, values: int) -> Values:
-    """The sum of the deltas of a round's live groups, float64, shape ``(values,)``.
+def opened_sum(session: Session, blobs: Blobs, round_: Round, plan: Plan, values: int) -> Opened:
+    """The sum of the deltas of a round's live groups, of so many values, and of their counts.
 
     A plain plan's lanes have room for all participants of a round; a secure plan's have room for one group, so each
     group's sum is opened by itself.
@@ -178,13 +178,14 @@ def round_delta(session: Session, blobs: Blobs, round_: Round, plan: Plan, value
     Raises:
         GroupDamaged: A partial sum's blob was damaged or lost.
     """
-    lanes = plan.lanes()
     if plan.summing is Summing.PLAIN:
-        return lanes.open_sum(round_sum(session, blobs, round_), values)
-    total: Values = np.zeros(values, np.float64)
+        return open_sum(plan, round_sum(session, blobs, round_), values, round_.clipping_norm)
+    total, above = np.zeros(values, np.float64), 0.0
     for group in live_groups(session, round_.id):
-        total += lanes.open_sum(_group_sum(session, blobs, round_.tenant, group), values)
-    return total
+        found = open_sum(plan, _group_sum(session, blobs, round_.tenant, group), values, round_.clipping_norm)
+        total += found.delta
+        above += found.above
+    return Opened(total, above)
 
 
 def _group_sum(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:

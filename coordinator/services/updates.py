@@ -17,6 +17,7 @@ from sqlmodel import Session, col, func, select
 
 from coordinator.core import optimisers
 from coordinator.core.aggregation import Values, apply_update, buffered_sum
+from coordinator.core.privacy.clipping import next_norm
 from coordinator.core.rounds import GROUP_STEPS, STEPS, Event, GroupEvent, GroupPhase, Phase, step
 from coordinator.core.task_settings import Mode, ServerOptimiser, TaskSettings, read_settings
 from coordinator.core.tasks import RUNNING, TaskEvent
@@ -25,7 +26,7 @@ from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.services.rounds import abandon, end_task, live_groups
 from coordinator.services.running import read_plan
 from coordinator.services.stops import stop_for
-from coordinator.services.sums import is_added_up, plan_and_manifest, round_delta
+from coordinator.services.sums import is_added_up, opened_sum, plan_and_manifest
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.tables import CheckpointRow, Group, Report, Round, Task
 from edge_runtime.protocol.checkpoint import Checkpoint, verify_checkpoint
@@ -61,6 +62,7 @@ class Update:
         state_sha256: What the server optimiser remembers after it; None where it remembers nothing.
         replaced_state_sha256: What it remembered before.
         stream: Where correlated noise stands after it; None without any.
+        clipping_norm: Of the rounds that begin after it, where it adapts; None for the plan's.
     """
 
     tenant: str
@@ -72,6 +74,7 @@ class Update:
     state_sha256: str | None
     replaced_state_sha256: str | None
     stream: hiding.Stream | None = None
+    clipping_norm: float | None = None
 
 
 def is_complete(session: Session, round_id: str) -> bool:
@@ -164,9 +167,10 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         bundle_sha256=task.bundle_sha256,
         parameters=manifest.parameters,
     )
-    total, stream = _weighted_sum(session, blobs, settings, round_ids, before.model_version)
-    state = _remembered(blobs, task, settings.server_optimiser, total.size)
-    change, state = optimisers.step(settings.server_optimiser, state, total, _divisor(session, plan, round_ids))
+    found = _weighted_sum(session, blobs, settings, round_ids, before.model_version)
+    divisor = _divisor(session, plan, round_ids)
+    state = _remembered(blobs, task, settings.server_optimiser, found.total.size)
+    change, state = optimisers.step(settings.server_optimiser, state, found.total, divisor)
     weights = apply_update(before.weights, change, manifest.shared_slices())
     raw = optimisers.encode_state(state, task.id)
     return Update(
@@ -178,26 +182,39 @@ def compute_update(session: Session, blobs: Blobs, key: SigningKey, task_id: str
         result=store_checkpoint(blobs, task.tenant, weights, task.bundle_sha256, before.model_version + 1, key),
         state_sha256=None if raw is None else blobs.put(task.tenant, BlobKind.OPTIMISER_STATE, raw),
         replaced_state_sha256=task.optimiser_state_sha256,
-        stream=stream,
+        stream=found.stream,
+        clipping_norm=_norm_after(task, plan, found.above / divisor),
     )
+
+
+def _norm_after(task: Task, plan: Plan, share_above: float) -> float | None:
+    """The clipping norm that a count leads to; None where it is fixed."""
+    if plan.adaptive is None:
+        return None
+    return next_norm(plan.adaptive, task.clipping_norm or plan.clipping_norm, share_above)
 
 
 def _weighted_sum(
     session: Session, blobs: Blobs, settings: TaskSettings, round_ids: Sequence[str], newest: int
-) -> tuple[Values, hiding.Stream | None]:
-    """The deltas of rounds, hidden where their plan says so, each weighted by how old it is; the last noise stream."""
-    streams: list[hiding.Stream] = []
+) -> hiding.Hidden:
+    """The deltas of rounds, hidden where their plan says so, each weighted by how old it is.
+
+    Counts are added up as they are, and of noise that is a stream the last place is kept.
+    """
+    above, streams = 0.0, list[hiding.Stream]()
 
     def delta_of(round_: Round) -> tuple[Values, int]:
+        nonlocal above
         plan, manifest = plan_and_manifest(session, session.get_one(Task, round_.task_id))
-        delta = round_delta(session, blobs, round_, plan, manifest.shared_parameters)
-        found = hiding.hidden(session, blobs, round_, delta)
+        opened = opened_sum(session, blobs, round_, plan, manifest.shared_parameters)
+        found = hiding.hidden(session, blobs, round_, opened)
+        above += found.above
         streams.extend([found.stream] if found.stream else [])
         return found.total, newest - round_.model_version if settings.mode is Mode.BUFFERED else 0
 
     rounds = (session.get_one(Round, round_id) for round_id in round_ids)
     total = buffered_sum(map(delta_of, rounds), settings.staleness_exponent)
-    return total, streams[-1] if streams else None
+    return hiding.Hidden(total, above, streams[-1] if streams else None)
 
 
 def _remembered(blobs: Blobs, task: Task, optimiser: ServerOptimiser, values: int) -> optimisers.OptimiserState:
@@ -238,6 +255,7 @@ def commit_update(session: Session, update: Update, now: datetime) -> bool:
         round_.result_sha256 = update.result.sha256
     task.checkpoint_sha256 = update.result.sha256
     task.optimiser_state_sha256 = update.state_sha256
+    task.clipping_norm = update.clipping_norm
     hiding.keep_stream(session, task.id, update.stream)
     count_rounds(session, task, len(rounds), now)
     return True

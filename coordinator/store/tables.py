@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -179,6 +180,8 @@ class Task(SQLModel, table=True):
     rounds_committed: int
     optimiser_state_sha256: str | None = Field(default=None, max_length=DIGEST)
     """What the server optimiser remembers; a blob, replaced with the model version."""
+    clipping_norm: float | None = Field(default=None, sa_column=Column(Float(53), nullable=True))
+    """Of rounds that begin now, where it adapts; null for the plan's."""
     version: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
     """Goes up with every change by an operator."""
     created_at: datetime = Field(sa_column=_at())
@@ -201,6 +204,8 @@ class Round(SQLModel, table=True):
     """What the participants start from."""
     model_version: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     """Of that checkpoint: what staleness is counted from."""
+    clipping_norm: float | None = Field(default=None, sa_column=Column(Float(53), nullable=True))
+    """That its header names, where it adapts; null for the plan's."""
     result_sha256: str | None = Field(default=None, max_length=DIGEST)
     """The model version it committed."""
     metrics: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))

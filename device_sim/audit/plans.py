@@ -37,6 +37,7 @@ from device_sim.audit.examples import released
 from edge_runtime.limits import Past, barred, gave
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol import wire
+from edge_runtime.protocol.counted import open_sum
 from edge_runtime.protocol.errors import InvalidPlan
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.noise import NoiseSource
@@ -112,11 +113,8 @@ class Audit:
 
     @property
     def audited_plan(self) -> Plan:
-        """The plan, its delta alone: clipped as a whole, with the noise that deltas have."""
-        plan = replace(self.plan, layer_shares=())
-        if plan.adaptive is None:
-            return plan
-        return replace(plan, adaptive=None, noise_multiplier=plan.adaptive.delta_multiplier(plan.noise_multiplier))
+        """The plan, with a delta that is clipped as a whole."""
+        return replace(self.plan, layer_shares=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ def claim_of(audit: Audit) -> float:
         times = most_participations(audit.rounds, plan.separation, plan.most_participations)
         rho = example_rho(plan.example_noise_multiplier, plan.epochs, times)
     else:
-        cost = cost_of(plan, audit.together)
+        cost = cost_of(plan, audit.together + plan.counts)
         of_round = cost.coordinator if audit.opponent is Opponent.COORDINATOR else cost.recipients
         rho = (of_round or 0.0) * most_participations(audit.rounds, plan.separation, plan.most_participations)
     return exact_epsilon(math.sqrt(2 * rho), delta) if audit.mode in OF_THE_COORDINATOR else rho_to_epsilon(rho, delta)
@@ -232,18 +230,19 @@ def _group(audit: Audit, included: npt.NDArray[np.bool_], rng: np.random.Generat
                 delta[member] = TRAINED_NORM * plan.clipping_norm
             elif audit.mode in OF_THE_COORDINATOR:
                 continue  # it sends nothing; elsewhere it, or another in its place, gives zeros
-            reports.append(private_report(_PARTICIPATION, delta, plan, rng))
+            report = private_report(_PARTICIPATION, delta, plan, rng, clipping_norm=plan.clipping_norm)
+            reports.append(report)
         releases[round_ - 1] = hide(round_, _summed(plan, reports, values))[: included.size]
     return releases / plan.clipping_norm, rounds
 
 
 def _summed(plan: Plan, reports: list[bytes], values: int) -> Values:
-    """The opened sum, as the coordinator has it before its own noise."""
-    codec = plan.lanes()
-    total = np.zeros(codec.count(values), np.uint32)
+    """The opened sum of deltas, as the coordinator has it before its own noise."""
+    codec, lanes = plan.lanes(), values + plan.counts
+    total = np.zeros(codec.count(lanes), np.uint32)
     for report in reports:
-        add_into(total, codec.unpack(lanes_of_report(report, _PARTICIPATION, codec, values), values))
-    return codec.open_sum(total, values)
+        add_into(total, codec.unpack(lanes_of_report(report, _PARTICIPATION, codec, lanes), lanes))
+    return open_sum(plan, total, values).delta
 
 
 def _coordinator_noise(audit: Audit) -> Callable[[int, Values], Values]:

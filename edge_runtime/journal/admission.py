@@ -5,22 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge_runtime import limits
+from edge_runtime.journal.participation import Participation
 from edge_runtime.journal.state import State, under_way
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
 
 
-def admitted(state: State, plan: Plan, plan_sha256: str) -> tuple[State, Outcome | None]:
+def is_admitted(held: Participation) -> bool:
+    """Whether the header of its round is known; one that was admitted before journals kept norms has its plan's."""
+    return held.counted_as is not None or held.clipping_norm is not None
+
+
+def admitted(state: State, plan: Plan, plan_sha256: str, clipping_norm: float) -> tuple[State, Outcome | None]:
     """Hold the participation under way against the limits of its plan; why it may not be, or None.
 
     One that may is counted once its report may leave; asked again, it is not held against itself. What a restart may
     have lost is on the state that comes back, whatever the answer.
+
+    Args:
+        clipping_norm: Of the round's header; kept with a participation that may be.
     """
     held = under_way(state)
-    if held.counted_as is not None or not plan.limited:
+    if is_admitted(held):
         return state, None
+    known = replace(held, clipping_norm=clipping_norm)
+    if not plan.limited:
+        return replace(state, participation=known), None
     restarted_at_s = state.restarted.at_s if state.restarted else None
     past = limits.assumed(state.taken, plan, plan_sha256, held.round, restarted_at_s, held.assigned_at_s)
     reason = limits.barred(past, plan, plan_sha256, held.round, held.assigned_at_s)
-    counted = replace(held, counted_as=None if reason else plan_sha256)
-    return replace(state, taken=past, participation=counted), reason
+    after = held if reason else replace(known, counted_as=plan_sha256)
+    return replace(state, taken=past, participation=after), reason

@@ -40,7 +40,13 @@ def _with_limits(tree: dict[str, Any]) -> dict[str, Any]:
     return {**tree, "version": 3, "taken": [], "participation": held and {**held, "counted_as": None}}
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {1: _with_groups, 2: _with_limits}
+def _with_norms(tree: dict[str, Any]) -> dict[str, Any]:
+    """3 to 4: the clipping norm of a round; until then every plan had its own."""
+    held = tree["participation"]
+    return {**tree, "version": 4, "participation": held and {**held, "clipping_norm": None}}
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _with_groups, 2: _with_limits, 3: _with_norms}
 """From a version of the state's JSON to the next. Only ever added to; `State.VERSION` is the one after the last."""
 
 NOTHING_BEFORE: Final = bytes(DIGEST_BYTES)

@@ -166,6 +166,8 @@ class Participation:
     counted_as: str | None = None
     """The digest of the plan whose limits allow it, and under which it counts once its report may leave; None where the
     plan has no limits, or was not looked at yet."""
+    clipping_norm: float | None = None
+    """Of the round's header; None where the plan needs none, or was not looked at yet."""
 
     @property
     def stored(self) -> frozenset[Stored]:

@@ -113,9 +113,9 @@ class Restarted:
 class State:
     """What the journal holds. A fresh one knows nobody."""
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
-    version: int = 3
+    version: int = 4
     identity: Identity | None = None
     participation: Participation | None = None
     ended: tuple[Ended, ...] = ()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_runtime.protocol.errors import InvalidPlan
 from edge_runtime.protocol.policy import LONGEST_SPAN_S, MOST_PARTICIPATIONS
-from edge_runtime.protocol.secure_sum.lanes import CLIPPING_NORMS, LARGEST_NOISE, ROTATED_BELOW
+from edge_runtime.protocol.secure_sum.lanes import CLIPPING_NORMS, LARGEST_NOISE, ROTATED_BELOW, Lanes
 
 if TYPE_CHECKING:
     from edge_runtime.protocol.plan import Plan
@@ -52,10 +52,10 @@ class AdaptiveNorm:
     that is out of these bounds. Source: https://arxiv.org/abs/1905.03871.
 
     Attributes:
-        quantile: Share of devices whose delta is to be within the norm, between 0 and 1.
+        quantile: Share of devices whose delta is to be within the norm, between 0 and 1, γ.
         smallest: The norm never goes below it.
         largest: Nor above it.
-        rate: How fast the logarithm of the norm moves, above 0 and at most 1.
+        rate: How fast the logarithm of the norm moves, above 0 and at most 1, η.
         count_noise: Standard deviation of the noise of the count of those within, in devices, σ_b.
     """
 
@@ -71,18 +71,36 @@ class AdaptiveNorm:
             raise InvalidPlan("an adaptive norm has a quantile between 0 and 1 and a rate above 0, at most 1")
         if not low <= self.smallest < self.largest <= high:
             raise InvalidPlan(f"the bounds of an adaptive norm are rising, within {low} to {high}")
-        if not 0 < self.count_noise <= 1e6:
-            raise InvalidPlan("the count_noise of an adaptive norm is above 0, at most a million devices")
+        if not 0 < self.count_multiplier <= LARGEST_NOISE:
+            most = LARGEST_NOISE * self.sensitivity
+            raise InvalidPlan(f"the count_noise of an adaptive norm is above 0, at most {most:g} devices")
+
+    @property
+    def sensitivity(self) -> float:
+        """The most that one device moves the count, max(γ, 1 - γ)."""
+        return max(self.quantile, 1 - self.quantile)
+
+    @property
+    def count_multiplier(self) -> float:
+        """The noise multiplier of the count, σ_b over its sensitivity."""
+        return self.count_noise / self.sensitivity
+
+    def given(self, *, within: bool) -> float:
+        """What a device adds to the count: 1 - γ, or -γ. At the quantile they sum to zero, however many came."""
+        return float(within) - self.quantile
 
     def delta_multiplier(self, noise_multiplier: float) -> float:
-        """What deltas need so that deltas and counts together cost what z alone would: (z^-2 - (2σ_b)^-2)^-1/2.
+        """What deltas need so that deltas and counts together cost what z alone would, (z^-2 - z_b^-2)^-1/2.
+
+        z_b is the `count_multiplier`, 2σ_b for the median.
 
         Raises:
             InvalidPlan: The counts alone would cost more than z.
         """
-        left = noise_multiplier**-2 - (2 * self.count_noise) ** -2
+        left = noise_multiplier**-2 - self.count_multiplier**-2
         if left <= 0:
-            raise InvalidPlan("counts cost more than the noise_multiplier allows: raise count_noise above half of it")
+            least = noise_multiplier * self.sensitivity
+            raise InvalidPlan(f"counts cost more than the noise_multiplier allows: raise count_noise above {least:g}")
         return 1 / math.sqrt(left)
 
 
@@ -124,14 +142,17 @@ def _check_mode(plan: Plan) -> None:
             "correlated noise needs a separation of 2 rounds or more, or most_participations",
         )
     if mode in ON_DEVICES:
-        lanes = plan.lanes()
-        steps = lanes.noise * lanes.scale
-        _require(
-            steps >= LEAST_NOISE_STEPS,
-            f"the noise of one device has {steps:.2g} steps on the grid and needs {LEAST_NOISE_STEPS:g}: "
-            "take wider lanes or more noise",
-        )
-        _require(steps <= MOST_NOISE_STEPS, "the noise of one device is beyond what integers hold: take narrower lanes")
+        _check_grid(plan.lanes())
+
+
+def _check_grid(lanes: Lanes) -> None:
+    steps = lanes.noise * lanes.scale
+    _require(
+        steps >= LEAST_NOISE_STEPS,
+        f"the noise of one device has {steps:.2g} steps on the grid and needs {LEAST_NOISE_STEPS:g}: "
+        "take wider lanes or more noise",
+    )
+    _require(steps <= MOST_NOISE_STEPS, "the noise of one device is beyond what integers hold: take narrower lanes")
 
 
 def _check_examples(plan: Plan) -> None:
@@ -166,6 +187,9 @@ def _check_adaptive(plan: Plan, adaptive: AdaptiveNorm) -> None:
         "clipping_norm is within the adaptive norm's bounds",
     )
     adaptive.delta_multiplier(plan.noise_multiplier)
+    counts = plan.count_lanes()
+    if counts is not None and plan.privacy in ON_DEVICES:
+        _check_grid(counts)
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -262,6 +262,11 @@ class Plan:
         return self.separation > 1 or self.separation_s > 0 or self.most_participations is not None
 
     @property
+    def needs_header(self) -> bool:
+        """Whether something that the plan promises is in the header of each round: its number, or its norm."""
+        return self.limited or self.adaptive is not None
+
+    @property
     def device_noise(self) -> float:
         """The noise multiplier of what devices add; 0 where they add nothing.
 
@@ -287,25 +292,47 @@ class Plan:
             raise InvalidPlan("this plan measures nothing")
         return self.max_examples
 
+    @property
+    def counts(self) -> int:
+        """Values of a report behind those of its delta: 1 where the clipping norm adapts, as `counted` says."""
+        return 0 if self.adaptive is None else 1
+
     def values(self, shared_parameters: int) -> int:
-        """How many values a report has: one for each shared parameter, or what `measures` says."""
-        return shared_parameters if self.kind is Kind.TRAIN else 1 + len(self.metrics)
+        """How many values a report has: one for each shared parameter, or what `measures` says; and its counts."""
+        return (shared_parameters if self.kind is Kind.TRAIN else 1 + len(self.metrics)) + self.counts
 
     def learning_rate_in(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         factors = [step.factor for step in self.rate_steps if step.from_epoch <= epoch]
         return self.learning_rate * factors[-1] if factors else self.learning_rate
 
-    def lanes(self) -> Lanes:
-        """The report codec this plan determines."""
+    def lanes(self, clipping_norm: float | None = None) -> Lanes:
+        """The report codec this plan determines; its integers are the same under every clipping norm.
+
+        Args:
+            clipping_norm: Of the round, where it adapts; None for the plan's.
+        """
         return Lanes(
             bits=self.lane_bits,
-            clipping_norm=self.clipping_norm,
+            clipping_norm=self.clipping_norm if clipping_norm is None else clipping_norm,
             max_participants=self.max_participants,
             noise_multiplier=self.device_noise,
             honest_survivors=self.honest_survivors(),
             rotation_seed=self.rotation_seed,
             bounded=self.privacy is not Privacy.NONE,
+        )
+
+    def count_lanes(self) -> Lanes | None:
+        """The codec of the count of devices within an adaptive norm, in devices; None where the norm is fixed."""
+        if self.adaptive is None:
+            return None
+        return Lanes(
+            bits=self.lane_bits,
+            clipping_norm=self.adaptive.sensitivity,
+            max_participants=self.max_participants,
+            noise_multiplier=self.adaptive.count_multiplier if self.privacy in ON_DEVICES else 0.0,
+            honest_survivors=self.honest_survivors(),
+            bounded=True,
         )
 
 

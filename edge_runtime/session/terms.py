@@ -14,9 +14,20 @@ _NOTHING: Final = "0" * 64
 
 
 def terms_of(
-    plan: Plan, *, plan_sha256: str, round_: int, checkpoint_sha256: str, values: int, task: str, group: str
+    plan: Plan,
+    *,
+    plan_sha256: str,
+    round_: int,
+    checkpoint_sha256: str,
+    values: int,
+    task: str,
+    group: str,
+    clipping_norm: float | None = None,
 ) -> Terms:
     """The terms of one group: all of it this device's own, but for the names of task and group.
+
+    Args:
+        clipping_norm: Of the round's header; None where the plan needs none.
 
     Raises:
         InvalidGroup: Sums under the plan would not hide a report.
@@ -35,7 +46,7 @@ def terms_of(
         survivors=plan.survivors,
         corrupt_permille=plan.corrupt_permille,
         dropout_permille=plan.dropout_permille,
-        lanes=plan.lanes(),
+        lanes=plan.lanes(clipping_norm),
         parameters=values,
     )
 

@@ -109,6 +109,7 @@ class Summer:
                 values=values,
                 task=named.task,
                 group=named.group,
+                clipping_norm=work.clipping_norm,
             )
             member = Member(
                 key=self.key,

@@ -60,6 +60,8 @@ class Work:
     checkpoint: Checkpoint
     plan_sha256: str = ""
     """As it was signed: groups agree on it. Empty where nobody sums in one."""
+    clipping_norm: float | None = None
+    """Of the round's header; None where the plan needs none."""
 
 
 Train: TypeAlias = Callable[[Work], "bytes | Outcome"]
@@ -226,8 +228,9 @@ def _take_part(
         if plan.summing is Summing.SECURE and sums is None:
             raise InvalidGroup("this device sums in no group")
         plan_sha256 = digest(assignment.plan).hex()
-        if plan.limited:
-            yield from round_header(
+        clipping_norm = None
+        if plan.needs_header:
+            header = yield from round_header(
                 assignment.participation,
                 plan,
                 roots.coordinator,
@@ -235,6 +238,7 @@ def _take_part(
                 round_=assignment.round,
                 checkpoint_sha256=assignment.checkpoint_sha256,
             )
+            clipping_norm = header.clipping_norm
         refused_as = Outcome.BUNDLE_REFUSED
         bundle = yield from fetch_bundle(plan.bundle_sha256, roots, bundles)
         refused_as = Outcome.CHECKPOINT_REFUSED
@@ -247,6 +251,7 @@ def _take_part(
             bundle=bundle,
             checkpoint=checkpoint,
             plan_sha256=plan_sha256,
+            clipping_norm=clipping_norm,
         )
         report = train(work)
         if plan.summing is Summing.SECURE and sums is not None and isinstance(report, bytes):

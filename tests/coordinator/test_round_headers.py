@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.checkin import Assignment
-from edge_runtime.protocol.claims import AdaptiveNorm, Privacy
 from edge_runtime.protocol.header import SignedRound, header_path, verify_header
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.plan import Plan
 from tests.coordinator.asking import ask, refusal
-from tests.coordinator.privacy.spending import put_budget
 from tests.coordinator.running import begun
 from tests.programme import PLAN, ROOTS, TASK, Home, Phone, replace
 
@@ -40,19 +38,6 @@ def test_everybody_in_a_round_gets_the_header_that_their_assignment_says(home: H
         )
         assert (header.task, header.round, header.clipping_norm) == (TASK, 1, LIMITED.clipping_norm)
     assert len(found) == 1
-
-
-def test_a_plan_whose_norm_adapts_is_refused_when_it_is_approved(home: Home) -> None:
-    home.publish()
-    for number in range(3):
-        home.phone(number)
-    put_budget(home, "recipients", rho=9.0).raise_for_status()
-    adaptive = AdaptiveNorm(quantile=0.5, smallest=0.01, largest=100.0, rate=0.2, count_noise=5.0)
-    plan = replace(PLAN, version=5, privacy=Privacy.CENTRAL, noise_multiplier=1.0, adaptive=adaptive)
-    home.operator("POST", "/tasks", json=home.order(plan, checkpoint_sha256=home.publish())).raise_for_status()
-    answer = home.operator("POST", f"/tasks/{TASK}/approve")
-    assert answer.json()["code"] == "mode-not-given"
-    assert "median norm" in answer.json()["detail"]
 
 
 def test_a_header_is_for_who_takes_part(home: Home) -> None:

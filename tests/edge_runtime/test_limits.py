@@ -25,6 +25,8 @@ from tests.vectors.make import PLAN
 
 SHA256: Final = "5" * 64
 OTHER: Final = "6" * 64
+NORM: Final = 1.0
+"""Of every round's header."""
 OUTCOMES: Final = {
     of_the_coordinator.Barred.TOO_OFTEN: Outcome.PARTICIPATIONS_SPENT,
     of_the_coordinator.Barred.TOO_SOON_BY_ROUND: Outcome.PARTICIPATED_RECENTLY,
@@ -118,12 +120,12 @@ ASSIGNED: Final = now_is.assigned(State(), HERE, "pop", NOW_S)
 
 def once_more(state: State, plan: Plan, round_: int, at_s: float) -> Outcome | None:
     here = replace(HERE, participation=f"{round_:032x}", round=round_)
-    return admitted(now_is.assigned(state, here, "pop", at_s), plan, SHA256)[1]
+    return admitted(now_is.assigned(state, here, "pop", at_s), plan, SHA256, NORM)[1]
 
 
 def sent(plan: Plan) -> State:
     """A device whose report of round 3 has left."""
-    state, reason = admitted(ASSIGNED, plan, SHA256)
+    state, reason = admitted(ASSIGNED, plan, SHA256, NORM)
     assert reason is None
     return now_is.received(now_is.sending(now_is.sending(seal(state))), RECEIPT, NOW_S + 60)
 
@@ -133,7 +135,7 @@ def test_a_report_that_may_have_left_counts_once_and_from_its_assignment() -> No
 
 
 def test_what_ended_before_a_report_could_leave_does_not_count() -> None:
-    state, _reason = admitted(ASSIGNED, limited(most=1), SHA256)
+    state, _reason = admitted(ASSIGNED, limited(most=1), SHA256, NORM)
     for before in (state, seal(state)):
         over = now_is.noted(now_is.given_up(before, Outcome.IN_USE), NOW_S)
         assert over.taken == ()
@@ -141,8 +143,8 @@ def test_what_ended_before_a_report_could_leave_does_not_count() -> None:
 
 
 def test_a_participation_is_not_held_against_itself() -> None:
-    state, _reason = admitted(ASSIGNED, limited(most=1), SHA256)
-    assert admitted(now_is.sending(seal(state)), limited(most=1), SHA256)[1] is None
+    state, _reason = admitted(ASSIGNED, limited(most=1), SHA256, NORM)
+    assert admitted(now_is.sending(seal(state)), limited(most=1), SHA256, NORM)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def restarted(why: Restart = Restart.ROLLED_BACK) -> State:
 def test_a_restart_counts_as_a_participation_in_the_first_round_that_is_offered(why: Restart) -> None:
     plan = limited(separation=4)
     here = now_is.assigned(restarted(why), HERE, "pop", NOW_S + 10)
-    state, reason = admitted(here, plan, SHA256)
+    state, reason = admitted(here, plan, SHA256, NORM)
     assert reason is Outcome.PARTICIPATED_RECENTLY
     assert state.taken == (Taken(plan_sha256=SHA256, times=1, round=3, at_s=NOW_S),)
     over = now_is.noted(now_is.given_up(state, reason), NOW_S + 20)

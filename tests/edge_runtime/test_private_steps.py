@@ -19,7 +19,6 @@ from edge_runtime.examples import Examples
 from edge_runtime.journal.participation import Progress
 from edge_runtime.model import Model
 from edge_runtime.private_steps import FINEST_GRID, HiddenSteps
-from edge_runtime.protocol.claims import AdaptiveNorm, Privacy
 from edge_runtime.protocol.errors import InvalidExamples, InvalidPlan, NonFiniteTraining
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource
@@ -213,15 +212,6 @@ def test_a_bundle_without_private_steps_is_refused_before_a_step() -> None:
     model, beneath = linear()
     with pytest.raises(InvalidPlan, match="exported without private steps"):
         train(model, LINEAR_WEIGHTS, PLAN, targets(3), np.random.default_rng(1))
-    assert not beneath.asked
-
-
-def test_a_plan_whose_norm_adapts_is_refused_before_a_step() -> None:
-    model, beneath = linear()
-    adaptive = AdaptiveNorm(quantile=0.5, smallest=0.1, largest=10.0, rate=0.2, count_noise=5.0)
-    claim = {"privacy": Privacy.CENTRAL, "noise_multiplier": 1.0}
-    with pytest.raises(InvalidPlan, match="adapts"):
-        train(model, LINEAR_WEIGHTS, replace(LINEAR_PLAN, adaptive=adaptive, **claim), targets(3), _rng())  # type: ignore[arg-type]
     assert not beneath.asked
 
 

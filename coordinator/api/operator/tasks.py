@@ -83,6 +83,7 @@ class TaskView(Body):
     checkpoint_sha256: str = Field(description="The newest model version.")
     model_version: int
     weights_sha256: str
+    clipping_norm: float = Field(description="Of rounds that begin now; the plan's, unless that adapts.")
     rounds_committed: int
     rounds_wanted: int | None
     settings: dict[str, Any]
@@ -291,6 +292,7 @@ def _answer(parts: Parts, response: Response, task: Task) -> TaskView:
 def _view(parts: Parts, task: Task) -> TaskView:
     with parts.database.reading() as session:
         newest = session.get_one(CheckpointRow, (task.tenant, task.checkpoint_sha256))
+    plan = read_plan(task.plan)
     return TaskView(
         name=task.name,
         population=task.population,
@@ -299,6 +301,7 @@ def _view(parts: Parts, task: Task) -> TaskView:
         checkpoint_sha256=task.checkpoint_sha256,
         model_version=newest.model_version,
         weights_sha256=newest.weights_sha256,
+        clipping_norm=task.clipping_norm or plan.clipping_norm,
         rounds_committed=task.rounds_committed,
         rounds_wanted=read_settings(task.settings).stop.rounds,
         settings=json.loads(task.settings),
@@ -307,8 +310,8 @@ def _view(parts: Parts, task: Task) -> TaskView:
         started_at=task.started_at,
         ended_at=task.ended_at,
         ended_because=task.ended_because,
-        summing=read_plan(task.plan).summing,
-        warnings=warnings_of(read_plan(task.plan)),
+        summing=plan.summing,
+        warnings=warnings_of(plan),
     )
 
 

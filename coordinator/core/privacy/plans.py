@@ -18,8 +18,6 @@ from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
 from edge_runtime.protocol.plan import Kind, Plan, Summing
 from edge_runtime.protocol.secure_sum.thresholds import corrupt_members
 
-COUNT_SENSITIVITY: Final = 0.5
-"""Of the bit that adaptive clipping adds: it is sent as ±½."""
 OF_THE_COORDINATOR: Final = frozenset({Mode.CENTRAL, Mode.CORRELATED})
 """Modes whose noise the coordinator draws."""
 
@@ -43,15 +41,23 @@ def composed_limits(plan: Plan) -> ParticipationLimits:
     return ParticipationLimits() if mode_of(plan) is Mode.CORRELATED else limits_of(plan)
 
 
-def sum_noise(plan: Plan, values: int) -> SumNoise:
-    """The noise that the coordinator adds to a round's sum."""
-    return SumNoise.of(plan.lanes(), values, _delta_multiplier(plan))
+def sum_noise(plan: Plan, values: int, clipping_norm: float | None = None) -> SumNoise:
+    """The noise that the coordinator adds to the sum of a round's deltas.
+
+    Args:
+        values: Of the delta.
+        clipping_norm: Of the round, where it adapts; what the noise costs is the same under every norm.
+    """
+    lanes, multiplier = plan.lanes(clipping_norm), plan.noise_multiplier
+    return SumNoise.of(lanes, values, plan.adaptive.delta_multiplier(multiplier) if plan.adaptive else multiplier)
 
 
-def _delta_multiplier(plan: Plan) -> float:
-    if plan.adaptive is None:
-        return plan.noise_multiplier
-    return plan.adaptive.delta_multiplier(plan.noise_multiplier)
+def count_noise(plan: Plan) -> SumNoise | None:
+    """The noise that the coordinator adds to the count of devices within an adaptive norm; None for a fixed one."""
+    counts = plan.count_lanes()
+    if plan.adaptive is None or counts is None:
+        return None
+    return SumNoise.of(counts, plan.counts, plan.adaptive.count_multiplier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,18 @@ def cost_of(plan: Plan, values: int, stretch: Stretch | None = None) -> Cost:
     if stretch is not None:
         rho = _rho_until(plan, values, stretch.factor, stretch.planned, stretch.rounds)
         return Cost(None, max(0.0, rho - stretch.charged))
-    noise = GroupNoise.of(plan.lanes(), values).rho if mode not in OF_THE_COORDINATOR else sum_noise(plan, values).rho
-    if plan.adaptive is not None:
-        noise += COUNT_SENSITIVITY**2 / (2 * plan.adaptive.count_noise**2)
-    protects = PROTECTS[mode]
-    return Cost(noise if Opponent.COORDINATOR in protects else None, noise if Opponent.RECIPIENTS in protects else None)
+    protects, rho = PROTECTS[mode], _rho_of(plan, values - plan.counts)
+    return Cost(rho if Opponent.COORDINATOR in protects else None, rho if Opponent.RECIPIENTS in protects else None)
+
+
+def _rho_of(plan: Plan, values: int) -> float:
+    """ρ of the sum of one round's deltas, of so many values, and of its count."""
+    if mode_of(plan) in OF_THE_COORDINATOR:
+        counted = count_noise(plan)
+        return sum_noise(plan, values).rho + (counted.rho if counted else 0.0)
+    counts = plan.count_lanes()
+    delta = GroupNoise.of(plan.lanes(), values).rho
+    return delta if counts is None else delta + GroupNoise.of(counts, plan.counts).rho
 
 
 def factor_of(rounds: int, separation: int) -> Blt:
@@ -142,13 +155,8 @@ def check_schedule(plan: Plan, *, buffered: bool, rounds: int | None) -> None:
     """Return if a task with such rounds can carry the plan's mode.
 
     Raises:
-        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones; norms do not adapt.
+        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones.
     """
-    if plan.adaptive is not None:
-        raise ModeNotGiven(
-            "No coordinator of this version moves a clipping norm, and its devices refuse such plans.",
-            "Leave adaptive, and take the median norm of deltas from a simulation.",
-        )
     if mode_of(plan) is not Mode.CORRELATED:
         return
     if buffered:

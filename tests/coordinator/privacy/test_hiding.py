@@ -19,6 +19,7 @@ from coordinator.store.blobs import BlobKind
 from coordinator.store.crash_points import CrashPoint, hooked
 from coordinator.store.privacy_tables import NoiseRow, StreamRow
 from coordinator.store.tables import Group, Round, Task
+from edge_runtime.protocol.counted import Opened
 from edge_runtime.protocol.measures import encode_measures
 from edge_runtime.protocol.plan import Kind, MetricRange, Plan, Privacy
 from edge_runtime.protocol.secure_sum.lanes import Lanes
@@ -138,7 +139,9 @@ def test_a_sum_that_lost_a_group_gets_other_noise(home: Home) -> None:
     with pytest.raises(hiding.Unprepared):
         in_database(
             home,
-            lambda s: hiding.hidden(s, home.app.state.parts.blobs, s.get_one(Round, round_id), np.zeros(SHARED)),
+            lambda s: hiding.hidden(
+                s, home.app.state.parts.blobs, s.get_one(Round, round_id), Opened(np.zeros(SHARED))
+            ),
         )
     written(home, lambda session: hiding.prepare(session, [round_id]))
     assert seeds(home) != [before]

@@ -1,4 +1,4 @@
-"""Distributed, correlated and adaptively clipped: each mechanism's cost against its own definition."""
+"""Distributed and correlated: each mechanism's cost against its own definition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from coordinator.core.privacy import blt
 from coordinator.core.privacy.blt import Blt, fitted
-from coordinator.core.privacy.clipping import AdaptiveClipping, count_noise, count_steps, delta_multiplier, layer_norms
 from coordinator.core.privacy.conversions import Values
 from coordinator.core.privacy.correlated import (
     Integers,
@@ -38,7 +37,7 @@ from coordinator.core.privacy.participation import (
     composed_rho,
     dearest,
 )
-from coordinator.core.privacy.refusals import InvalidClippingNorm, InvalidLimits, InvalidNoise
+from coordinator.core.privacy.refusals import InvalidLimits
 from coordinator.core.privacy.zcdp import example_rho
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 from tests.coordinator.privacy import oracle
@@ -244,48 +243,5 @@ def test_limits_out_of_range_name_the_nearest(wrong: dict[str, float]) -> None:
         ParticipationLimits(**wrong)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
-@given(noise=st.floats(0.3, 5), participants=st.integers(100, 10_000))
-def test_deltas_and_counts_together_cost_what_the_noise_multiplier_says(noise: float, participants: int) -> None:
-    split = delta_multiplier(noise, participants)
-    together = 1 / split**2 + (0.5 / count_noise(participants)) ** 2
-    assert together == pytest.approx(1 / noise**2)
-    assert split > noise
-
-
-def test_too_few_participants_cannot_pay_for_a_learned_norm() -> None:
-    with pytest.raises(InvalidNoise, match="at least 41"):
-        delta_multiplier(4.0, 20)
-    assert delta_multiplier(4.0, 41) > 4.0
-
-
-def test_the_bits_lane_has_four_steps() -> None:
-    assert count_steps(100, 70, 100.0) == pytest.approx(5 * 100 / math.sqrt(70))
-    with pytest.raises(InvalidNoise, match="Scale the bit by 7"):
-        count_steps(100, 70, 1.0)
-
-
-def test_the_norm_settles_at_the_quantile() -> None:
-    norms = np.random.default_rng(3).lognormal(1.0, 0.5, 2000)
-    clipping, norm = AdaptiveClipping(quantile=0.5, rate=0.5), 0.01
-    for _round in range(200):
-        norm = clipping.next_norm(norm, float((norms <= norm).mean()))
-    assert norm == pytest.approx(float(np.median(norms)), rel=0.02)
-    assert clipping.next_norm(1.0, 1e9) == pytest.approx(math.exp(-2))
-    assert AdaptiveClipping(smallest=0.5).next_norm(0.5, 5.0) == 0.5
-
-
-@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=6))
-def test_layers_clipped_apart_keep_the_norm_of_the_whole(shares: list[float]) -> None:
-    assert math.hypot(*layer_norms(2.5, shares)) == pytest.approx(2.5)
-    with pytest.raises(InvalidClippingNorm, match="share"):
-        layer_norms(2.5, [*shares, 0.0])
-
-
 def test_each_example_is_in_one_batch_of_an_epoch() -> None:
     assert example_rho(2.0, epochs=3, participations=4) == pytest.approx(12 / 8)
-
-
-def test_clipping_out_of_range_is_refused() -> None:
-    with pytest.raises(InvalidClippingNorm):
-        AdaptiveClipping(quantile=1.0)

@@ -192,7 +192,7 @@ def _go_on(store: ExampleStore, journal: Journal, outside: Outside, participatio
 
 def _reason(journal: Journal) -> Outcome | None:
     """Why the plan's limits do not allow what was assigned, or None; what was decided is on disk."""
-    state, reason = admitted(journal.state, PLAN, PLAN_SHA256)
+    state, reason = admitted(journal.state, PLAN, PLAN_SHA256, PLAN.clipping_norm)
     journal.update(lambda _state: state)
     return reason
 

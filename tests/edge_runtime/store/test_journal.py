@@ -246,7 +246,8 @@ def test_a_later_version_is_refused_and_left_alone(folder: StateFolder, monkeypa
 
 def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
     now = wire.encode(State(switched_off=True))
-    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(b'"version":3', b'"version":-1')
+    version = b'"version":%d' % State.VERSION
+    older = now.replace(b'"switched_off":true', b'"turned":"off"').replace(version, b'"version":-1')
 
     def to_0(tree: dict[str, object]) -> dict[str, object]:
         off = tree.pop("turned") == "off"
@@ -254,7 +255,7 @@ def test_a_journal_of_an_earlier_version_is_migrated_step_by_step() -> None:
 
     def to_1(tree: dict[str, object]) -> dict[str, object]:
         off = tree.pop("off")
-        return {**tree, "switched_off": off, "version": 3}
+        return {**tree, "switched_off": off, "version": State.VERSION}
 
     assert decode_state(older, {-1: to_0, 0: to_1}) == State(switched_off=True)
 
