@@ -5,11 +5,12 @@ as what one device may give. Where n devices of a group give d values with noise
 
 | mode | error of a round | ρ of a round, coordinator | ρ of a round, recipients |
 |---|---|---|---|
-| distributed | √d z √(n/(m - A)) / (√K n) | 1/2z², and rounding | 1/K of it |
+| distributed | √d z √(n/(m - A)) / (√K n) | 1/2z² | 1/K of it |
 | central | √d z / goal | none holds | 1/2z² |
 | correlated | prefix error √d z / (√R goal) | none holds | of all rounds: sens²/2z² |
 | local | √d z / √goal | 1/2z² | 1/2z² |
 
+To each ρ comes what rounding to the lanes' grid costs, as the ledger charges it: lanes of a plain sum hold the goal.
 For recipients of local noise only each device's own counts: that is what the claim says. Correlated error is that of
 the sum after all R rounds, over √R, so that it can be held beside the others.
 """
@@ -19,21 +20,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from coordinator.core.privacy.blt import Blt, fitted
+from coordinator.core.privacy.central import SumNoise
 from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_delta, rho_to_epsilon
 from coordinator.core.privacy.correlated import correlated_rho, prefix_error
-from coordinator.core.privacy.distributed import GroupNoise, excess
+from coordinator.core.privacy.distributed import LEAST_STEPS, GroupNoise, excess
 from coordinator.core.privacy.participation import ParticipationLimits, composed_rho
-from coordinator.core.privacy.refusals import InvalidBudget, InvalidLimits, ModeNotGiven, PrivacyRefusal
+from coordinator.core.privacy.refusals import InvalidBudget, InvalidLimits, InvalidNoise, ModeNotGiven, PrivacyRefusal
 from coordinator.core.privacy.settings import PrivacySettings, Sums, check_settings
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent, Statement, stated
-from edge_runtime.protocol.secure_sum.lanes import Lanes
+from edge_runtime.protocol.claims import MOST_NOISE_STEPS
+from edge_runtime.protocol.errors import InvalidPlan
+from edge_runtime.protocol.secure_sum.lanes import ROTATED_BELOW, Lanes
 from edge_runtime.protocol.secure_sum.thresholds import LARGEST_GROUP
 
 CHART_POINTS: Final = 40
+_ON_DEVICES: Final = frozenset({Mode.DISTRIBUTED, Mode.LOCAL})
+"""Modes whose noise the lanes hold, beside the delta."""
 _NOISES: Final = (1e-3, 1e3)
 """Noise multipliers that are looked at: beyond them there is no plan."""
 _HALVINGS: Final = 60
@@ -80,6 +87,11 @@ class Wish:
     def groups(self) -> int:
         """Groups of a round, K."""
         return max(1, self.goal // self.size)
+
+    @property
+    def summed(self) -> int:
+        """Reports that lanes have room for: of one group, or all of a plain sum."""
+        return self.size if self.mode is Mode.DISTRIBUTED else self.goal
 
     @property
     def fewest_survivors(self) -> int:
@@ -136,7 +148,9 @@ def planned(wish: Wish) -> Advice:
     allowed = noise_within_error(wish)
     reachable = needed is not None and needed <= allowed * (1 + 1e-9)
     noise = needed if needed is not None and reachable else allowed
-    goal = None if needed is None else goal_for(wish, needed)
+    if reachable and wish.mode in _ON_DEVICES and _steps(wish, noise) > MOST_NOISE_STEPS:
+        raise InvalidNoise("The noise of one device is beyond what integers hold.", "Take narrower lanes.")
+    goal = None if needed is None else goal_for(wish)
     at_end = point(wish, noise, wish.rounds)
     return Advice(
         reachable=reachable,
@@ -191,6 +205,8 @@ def noise_for_budgets(wish: Wish) -> float | None:
     """The least z that keeps every budget; None where none up to 1,000 does."""
 
     def kept(noise: float) -> bool:
+        if wish.mode in _ON_DEVICES and _steps(wish, noise) < LEAST_STEPS:
+            return False
         costs = ((_rho(wish, noise, wish.rounds, opponent), epsilon) for opponent, epsilon in wish.epsilon.items())
         return all(rho <= LARGEST_RHO and rho_to_delta(rho, epsilon) <= wish.target_delta for rho, epsilon in costs)
 
@@ -203,23 +219,39 @@ def noise_for_budgets(wish: Wish) -> float | None:
     return high
 
 
-def goal_for(wish: Wish, noise: float) -> int | None:
+def goal_for(wish: Wish) -> int | None:
     """The least goal, in whole groups, for which budgets and error are kept; None above the population."""
 
+    def at(goal: int) -> Wish:
+        return dataclasses.replace(wish, goal=goal * step)
+
     def kept(goal: int) -> bool:
-        other = dataclasses.replace(wish, goal=goal)
-        found = noise_for_budgets(other) if wish.mode is Mode.DISTRIBUTED else noise
-        return found is not None and error(other, found) <= wish.largest_error * (1 + 1e-9)
+        found = noise_for_budgets(at(goal))
+        return found is not None and error(at(goal), found) <= wish.largest_error * (1 + 1e-9)
 
     step = wish.size if wish.mode is Mode.DISTRIBUTED else 1
-    most = most_goal(wish) // step
-    if most < 1 or not kept(most * step):
+    most = _least(lambda goal: not _has_room(at(goal)), most_goal(wish) // step + 1) - 1
+    if most < 1 or not kept(most):
         return None
-    low, high = 0, most
+    return _least(kept, most) * step
+
+
+def _least(holds: Callable[[int], bool], high: int) -> int:
+    """The least number above 0 from which on something holds; `high` where it holds for none before."""
+    low = 0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if kept(middle * step) else (middle, high)
-    return high * step
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _has_room(wish: Wish) -> bool:
+    """Whether lanes hold a sum of so many reports."""
+    try:
+        _lanes(wish, 1.0)
+    except InvalidPlan:
+        return False
+    return True
 
 
 def most_goal(wish: Wish) -> int:
@@ -260,25 +292,38 @@ def _rho(wish: Wish, noise: float, rounds: int, opponent: Opponent) -> float:
     if opponent not in PROTECTS[wish.mode]:
         return math.inf
     if wish.mode is Mode.CORRELATED:
-        return _correlated_rho(wish.rounds, rounds, wish.limits) / noise**2
-    one = 1 / (2 * noise**2)
-    if wish.mode is Mode.DISTRIBUTED:
-        one = group_rho(wish, noise)
-        one = one / wish.groups if opponent is Opponent.RECIPIENTS else one
+        return _correlated_rho(wish.rounds, rounds, wish.limits) * 2 * sum_rho(wish, noise)
+    one = sum_rho(wish, noise)
+    if wish.mode is Mode.DISTRIBUTED and opponent is Opponent.RECIPIENTS:
+        one /= wish.groups
     return composed_rho(one, rounds, wish.limits)
 
 
-def group_rho(wish: Wish, noise: float) -> float:
-    """ρ of one opened sum of a group, rounding included."""
-    lanes = Lanes(
+def sum_rho(wish: Wish, noise: float) -> float:
+    """ρ of one opened sum, or of one report with all of its noise, rounding included."""
+    lanes = _lanes(wish, noise)
+    if wish.mode in _ON_DEVICES:
+        return GroupNoise.of(lanes, wish.parameters).rho
+    return SumNoise.of(lanes, wish.parameters, noise).rho
+
+
+def _steps(wish: Wish, noise: float) -> float:
+    """Standard deviation of what one device adds, in steps of the grid."""
+    lanes = _lanes(wish, noise)
+    return lanes.noise * lanes.scale
+
+
+def _lanes(wish: Wish, noise: float) -> Lanes:
+    """Those of the plan that is advised."""
+    return Lanes(
         bits=wish.lane_bits,
         clipping_norm=wish.clipping_norm,
-        max_participants=wish.size,
-        noise_multiplier=noise,
-        honest_survivors=wish.fewest_survivors - wish.corrupt,
-        rotation_seed=bytes(32) if wish.lane_bits < 24 else b"",
+        max_participants=wish.summed,
+        noise_multiplier=noise if wish.mode in _ON_DEVICES else 0.0,
+        honest_survivors=wish.fewest_survivors - wish.corrupt if wish.mode is Mode.DISTRIBUTED else 1,
+        rotation_seed=bytes(32) if wish.lane_bits < ROTATED_BELOW else b"",
+        bounded=True,
     )
-    return GroupNoise.of(lanes, wish.parameters).rho
 
 
 def _epsilon(wish: Wish, noise: float, rounds: int, opponent: Opponent) -> float:
@@ -315,6 +360,11 @@ def _check(wish: Wish) -> None:
             lane_bits=wish.lane_bits, limits=wish.limits,
         )
     )  # fmt: skip
+    if not _has_room(wish):
+        raise InvalidLimits(
+            f"Lanes of {wish.lane_bits} bits hold no sum of {wish.summed:,} reports.",
+            "Take wider lanes, up to 32 bits, or smaller sums.",
+        )
 
 
 def _shown(epsilon: float) -> str:
@@ -355,7 +405,7 @@ def _larger_groups(wish: Wish) -> int | None:
     if wish.mode is not Mode.DISTRIBUTED or wish.size >= LARGEST_GROUP or most_goal(wish) < LARGEST_GROUP:
         return None
     other = dataclasses.replace(wish, group_size=LARGEST_GROUP, goal=LARGEST_GROUP)
-    return goal_for(other, 0.0)
+    return goal_for(other)
 
 
 def _of(at: Point, opponent: Opponent) -> float:

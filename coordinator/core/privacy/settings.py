@@ -22,7 +22,7 @@ from coordinator.core.privacy.refusals import (
 )
 from coordinator.core.privacy.statement import Mode
 from edge_runtime.protocol.secure_sum.lanes import CLIPPING_NORMS, LARGEST_NOISE, Lanes
-from edge_runtime.protocol.secure_sum.thresholds import complete_threshold
+from edge_runtime.protocol.secure_sum.thresholds import LARGEST_GROUP, SMALLEST_GROUP, complete_threshold
 
 DELTA_EXPONENT: Final = 1.1
 """The default target delta is 1/N^1.1."""
@@ -133,6 +133,10 @@ def _check_mode(settings: PrivacySettings) -> None:
 
 
 def _check_group(settings: PrivacySettings) -> None:
+    if not SMALLEST_GROUP <= settings.group_size <= LARGEST_GROUP:
+        raise ModeNotGiven(
+            f"Groups of {settings.group_size} cannot sum securely.", f"Take {SMALLEST_GROUP} to {LARGEST_GROUP:,}."
+        )
     least = max(complete_threshold(settings.group_size, settings.corrupt), settings.group_size // 2 + 1)
     if not least <= settings.fewest_survivors <= settings.group_size:
         raise ModeNotGiven(
