@@ -67,6 +67,7 @@ class FakeCoordinator:
         tenant, population: Whose devices it takes.
         manifest: Of the bundle that it serves; the graph is made up.
         weights: What it serves as the current model; zeros by default.
+        clipping_norm: What the headers of rounds name, for a plan whose norm adapts; None for the plan's.
         policy: What it sends with its answers.
         now_s: Its clock, seconds since the epoch; a request whose signature is further off is refused. None trusts
             every clock.
@@ -79,6 +80,7 @@ class FakeCoordinator:
     population: str = "keyboard"
     manifest: Manifest = field(default_factory=linear_manifest)
     weights: Weights | None = None
+    clipping_norm: float | None = None
     policy: Policy | None = None
     now_s: int | None = None
     participations: Participations = field(default_factory=Participations)
@@ -228,7 +230,7 @@ class FakeCoordinator:
             round=assignment.round,
             plan_sha256=digest(assignment.plan).hex(),
             checkpoint_sha256=assignment.checkpoint_sha256,
-            clipping_norm=wire.decode(Plan, assignment.plan).clipping_norm,
+            clipping_norm=self.clipping_norm or wire.decode(Plan, assignment.plan).clipping_norm,
         )
         return sign_header(header, COORDINATOR_KEY)
 
@@ -261,7 +263,8 @@ class FakeCoordinator:
                 return told
             self._given[message.visit] = told
             plan = wire.decode(Plan, told.plan)
-            self.participations.await_report(device, told.participation, plan, self.manifest.shared_parameters)
+            values = plan.values(self.manifest.shared_parameters)
+            self.participations.await_report(device, told.participation, plan, values)
         assignment = self._given[message.visit]
         return CheckInAnswer(version=message.version, assignment=assignment, retry=None, policy=self.policy)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from edge_runtime.protocol.bundle import Bundle
@@ -48,7 +50,12 @@ def session_of(phone: SecurePhone) -> Session[End]:
     return summer.sums(work, encode_report(assignment.participation, codec, codec.packed(phone.lanes())))
 
 
-def drive(home: Home, phones: list[SecurePhone], gone: dict[str, Step]) -> dict[str, End]:
+def drive(
+    home: Home,
+    phones: list[SecurePhone],
+    gone: dict[str, Step],
+    session_of: Callable[[SecurePhone], Session[End]] = session_of,
+) -> dict[str, End]:
     """All sessions in turns; when nobody gets on, time passes, five seconds a turn."""
     running: dict[str, tuple[SecurePhone, Session[End], Request]] = {}
     ends: dict[str, End] = {}

@@ -163,6 +163,7 @@ class Hall:
             values=plan.values(self.home.coordinator.manifest.shared_parameters),
             task="words",
             group=group,
+            clipping_norm=self.home.coordinator.clipping_norm,
         )
 
     @contextmanager

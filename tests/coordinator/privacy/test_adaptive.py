@@ -1,0 +1,279 @@
+"""A clipping norm that adapts, over HTTP: learned from noised counts, signed in each round's header, charged with z."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.core.privacy.clipping import STEP_LOG_LIMIT, next_norm
+from coordinator.core.privacy.plans import cost_of, count_noise, sum_noise
+from coordinator.core.task_settings import Mode
+from coordinator.services import hiding
+from edge_runtime.privacy import private_report
+from edge_runtime.protocol import wire
+from edge_runtime.protocol.bundle import Bundle
+from edge_runtime.protocol.checkin import Assignment
+from edge_runtime.protocol.checkpoint import Checkpoint
+from edge_runtime.protocol.claims import AdaptiveNorm
+from edge_runtime.protocol.group import Opened
+from edge_runtime.protocol.header import RoundHeader, SignedRound, header_path, verify_header
+from edge_runtime.protocol.keys import digest
+from edge_runtime.protocol.noise import NoiseSource
+from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.masks import keyed_randomness
+from edge_runtime.session import Session
+from edge_runtime.session.unkept import Summer
+from edge_runtime.session.visit import Work
+from tests.coordinator.asking import ask, send_report
+from tests.coordinator.privacy.spending import (
+    CENTRAL,
+    FEW,
+    NOISE,
+    RHO,
+    budget_of,
+    distributed_plan,
+    in_a_round,
+    members,
+    put_budget,
+)
+from tests.coordinator.running import begun, rounds_of, task_of, weights_of
+from tests.coordinator.secure import FLOORS, SIX, SecurePhone, sums_seen
+from tests.coordinator.test_sessions_in_groups import drive
+from tests.programme import (
+    AUTHORITY_KEY,
+    BUNDLE_SHA256,
+    FIRST_WEIGHTS,
+    MANIFEST,
+    ROOTS,
+    TASK,
+    Home,
+    Phone,
+    replace,
+)
+
+SHARED = MANIFEST.shared_parameters
+ADAPTIVE = AdaptiveNorm(quantile=0.5, smallest=0.05, largest=50.0, rate=0.5, count_noise=3.0)
+ALONE = replace(CENTRAL, goal=1, expected_participants=1, adaptive=ADAPTIVE)
+SEED = b"\x07" * 32
+
+
+# --- the arithmetic ----------------------------------------------------------------------------------------------
+
+
+def settled(quantile: float, there: float, given_of: Any) -> float:
+    """Where the norm settles if only a share of those expected are there: as a quantile of the deltas' norms."""
+    lengths = np.random.default_rng(3).lognormal(1.0, 0.5, 4000)
+    adaptive, norm = dataclasses.replace(ADAPTIVE, quantile=quantile), 0.5
+    for _round in range(300):
+        came = lengths[: int(there * lengths.size)]
+        counted = sum(given_of(adaptive, bool(one <= norm)) for one in came)
+        norm = next_norm(adaptive, norm, counted / lengths.size)
+    return float((lengths <= norm).mean())
+
+
+@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("there", [1.0, 0.6])
+def test_the_norm_settles_at_the_quantile_however_many_fall_silent(quantile: float, there: float) -> None:
+    found = settled(quantile, there, lambda adaptive, within: adaptive.given(within=within))
+    assert found == pytest.approx(quantile, abs=0.03)
+
+
+def test_counts_of_plus_or_minus_a_half_would_settle_elsewhere_when_some_fall_silent() -> None:
+    def halves(adaptive: AdaptiveNorm, within: bool) -> float:
+        return (0.5 if within else -0.5) - (adaptive.quantile - 0.5) / 0.6  # the quantile of those expected
+
+    assert abs(settled(0.8, 0.6, halves) - 0.8) > 0.1
+
+
+@given(norm=st.floats(0.05, 50), share=st.floats(-1e9, 1e9))
+@settings(deadline=None)
+def test_no_count_takes_the_norm_out_of_its_bounds_or_far(norm: float, share: float) -> None:
+    found = next_norm(ADAPTIVE, norm, share)
+    assert ADAPTIVE.smallest <= found <= ADAPTIVE.largest
+    assert abs(math.log(found / norm)) <= STEP_LOG_LIMIT + 1e-9
+    assert (found <= norm) if share >= 0 else (found >= norm)
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.8])
+@pytest.mark.parametrize("plan", [CENTRAL, distributed_plan(SIX)], ids=["central", "distributed"])
+def test_deltas_and_counts_cost_what_the_noise_multiplier_says(plan: Plan, quantile: float) -> None:
+    adapts = replace(plan, adaptive=dataclasses.replace(ADAPTIVE, quantile=quantile))
+    cost = cost_of(adapts, adapts.values(SHARED))
+    assert RHO <= (cost.recipients or 0.0) <= 1.001 * RHO, "rounding costs a little"
+
+
+# --- central -----------------------------------------------------------------------------------------------------
+
+
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the coordinator draw this seed for every round's noise."""
+    monkeypatch.setattr(hiding, "secrets", SimpleNamespace(token_bytes=lambda count: SEED[:count]))
+
+
+def header_of(home: Home, phone: Phone, assignment: Assignment) -> RoundHeader:
+    answer = ask(home, phone, "GET", header_path(assignment.participation)).raise_for_status()
+    return verify_header(
+        wire.decode(SignedRound, answer.content),
+        ROOTS.coordinator,
+        wire.decode(Plan, assignment.plan),
+        plan_sha256=digest(assignment.plan).hex(),
+        round_=assignment.round,
+        checkpoint_sha256=assignment.checkpoint_sha256,
+    )
+
+
+def started(home: Home, plan: Plan = ALONE, phones: int = 2, **more: Any) -> list[Phone]:
+    home.publish()
+    found = [home.phone(number) for number in range(phones)]
+    put_budget(home, "recipients", rho=9.0).raise_for_status()
+    home.start_task(plan, **{"pool_size": 1, "rounds": 3, **more})
+    return found
+
+
+def one_round(home: Home, phone: Phone, visit: str, length: float) -> float:
+    """One phone reports a delta of this length, as a device does; the norm that it was told."""
+    (assignment,) = begun(home, [phone], visit)
+    assert assignment is not None
+    norm = header_of(home, phone, assignment).clipping_norm
+    delta = np.full(SHARED, length / math.sqrt(SHARED), np.float32)
+    plan, rng = wire.decode(Plan, assignment.plan), np.random.default_rng(1)
+    report = private_report(assignment.participation, delta, plan, rng, clipping_norm=norm)
+    assert send_report(home, phone, assignment, report).status_code == 200
+    home.look()
+    return norm
+
+
+def test_the_norm_moves_by_the_noised_count_and_the_next_round_has_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded(monkeypatch)
+    phone, other = started(home)
+    counts = count_noise(ALONE)
+    assert counts is not None
+    drawn = float(counts.drawn(1, SEED, b"count")[0]) * counts.step
+    norm, told, weights = ALONE.clipping_norm, [], FIRST_WEIGHTS
+    for number, (who, length) in enumerate(((phone, 0.2), (other, 30.0), (phone, 0.2))):
+        told.append(one_round(home, who, f"visit {number}", length))
+        assert told[-1] == norm
+        after = weights_of(home, rounds_of(home, TASK)[number]["result_sha256"])
+        noise = sum_noise(ALONE, SHARED, norm)
+        given_ = min(length, norm) / math.sqrt(SHARED) + noise.drawn(SHARED, SEED) * noise.step
+        assert np.allclose((after - weights)[2:], given_, atol=1e-5 * np.abs(given_).max()), "at the round's norm"
+        norm = next_norm(ADAPTIVE, norm, (0.5 if length <= norm else -0.5) + drawn)
+        weights = after
+        assert task_of(home, TASK)["clipping_norm"] == pytest.approx(norm, rel=1e-4)
+        norm = task_of(home, TASK)["clipping_norm"]
+    assert [one["clipping_norm"] for one in rounds_of(home, TASK)] == told
+    assert len(set(told)) == 3
+    assert budget_of(home, "recipients")["spent"] == pytest.approx(3 * RHO, rel=1e-3)
+
+
+# --- buffered ----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_of_several_rounds_moves_the_norm_once_by_all_their_counts(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded(monkeypatch)
+    plan = replace(ALONE, goal=2, expected_participants=2, min_reports=1)
+    phone, other = started(home, plan, mode=Mode.BUFFERED, rounds=None, pool_size=1)
+    for number, who in enumerate((phone, other)):
+        assert one_round(home, who, f"visit {number}", 0.2) == plan.clipping_norm
+    counts = count_noise(plan)
+    assert counts is not None
+    drawn = float(counts.drawn(1, SEED, b"count")[0]) * counts.step
+    expected = next_norm(ADAPTIVE, plan.clipping_norm, (1.0 + 2 * drawn) / 2)
+    assert task_of(home, TASK)["clipping_norm"] == pytest.approx(expected, rel=1e-4)
+
+
+# --- distributed -------------------------------------------------------------------------------------------------
+
+LENGTHS = (0.1, 0.1, 0.1, 30.0, 30.0, 30.0)
+
+
+def summing(phone: SecurePhone, norm: float) -> Session[Opened | Outcome]:
+    """What a device does in its group, with a delta of its own length."""
+    assignment, plan = phone.assignment, phone.plan
+    delta = np.full(SHARED, LENGTHS[phone.phone.number] / math.sqrt(SHARED), np.float32)
+    report = private_report(
+        assignment.participation,
+        delta,
+        plan,
+        np.random.default_rng(phone.phone.number),
+        clipping_norm=norm,
+        simulated_noise=NoiseSource(digest(b"noise", phone.device_id.encode(), assignment.participation.encode())),
+    )
+    summer = Summer(
+        key=phone.phone.driver.key,
+        certificate=phone.certificate,
+        authority=AUTHORITY_KEY.public,
+        floors=FLOORS,
+        randomness=keyed_randomness(digest(b"session", assignment.participation.encode())),
+    )
+    work = Work(
+        participation=assignment.participation,
+        round=assignment.round,
+        plan=plan,
+        bundle=Bundle(BUNDLE_SHA256, MANIFEST, b""),
+        checkpoint=Checkpoint(assignment.checkpoint_sha256, BUNDLE_SHA256, 0, FIRST_WEIGHTS),
+        plan_sha256=digest(assignment.plan).hex(),
+        clipping_norm=norm,
+    )
+    return summer.sums(work, report)
+
+
+def signed(lanes: list[int]) -> Any:
+    """Lanes of 24 bits as whole numbers around zero."""
+    found = np.array(lanes, np.int64)
+    return np.where(found >= 1 << 23, found - (1 << 24), found)
+
+
+def test_devices_add_the_noise_of_the_count_and_the_norm_follows_what_is_opened(home: Home) -> None:
+    plan = distributed_plan(SIX, adaptive=ADAPTIVE)
+    counts = plan.count_lanes()
+    assert counts is not None
+    enrolled = members(home, SIX)
+    put_budget(home, "coordinator", rho=9.0).raise_for_status()
+    home.start_task(plan, pool_size=SIX, rounds=2)
+    norm, weights = plan.clipping_norm, FIRST_WEIGHTS
+    for number in range(2):
+        phones = in_a_round(home, enrolled, f"visit {number}")
+        told = {header_of(home, one.phone, one.assignment).clipping_norm for one in phones}
+        assert told == {norm}
+        with sums_seen(home) as sums:
+            ends = drive(home, phones, {}, functools.partial(summing, norm=norm))
+        assert all(isinstance(end, Opened) for end in ends.values())
+        *deltas, count, _a, _b, _c, _d = signed(sums[0]).tolist()
+        after = weights_of(home, rounds_of(home, TASK)[number]["result_sha256"])
+        moved = np.array(deltas) / plan.lanes(norm).scale / SIX
+        assert np.allclose((after - weights)[2:], moved, atol=1e-5 * np.abs(moved).max())
+        norm = next_norm(ADAPTIVE, norm, count / counts.scale / SIX)
+        assert rounds_of(home, TASK)[number]["clipping_norm"] in told
+        assert task_of(home, TASK)["clipping_norm"] == pytest.approx(norm, rel=1e-12)
+        weights = after
+    assert budget_of(home)["spent"] == pytest.approx(2 / (2 * NOISE**2), rel=1e-2)
+
+
+def test_a_device_that_was_told_another_norm_spoils_no_sum_and_is_in_none(home: Home) -> None:
+    """The coordinator's lie to one device ends as any other contradiction in a group: nothing of it is opened."""
+    enrolled = members(home, FEW)
+    put_budget(home, "coordinator", rho=9.0).raise_for_status()
+    home.start_task(distributed_plan(FEW, adaptive=ADAPTIVE), pool_size=FEW, rounds=1)
+    phones = in_a_round(home, enrolled, "one")
+
+    def told(phone: SecurePhone) -> Session[Opened | Outcome]:
+        return summing(phone, 7.0 if phone is phones[0] else ALONE.clipping_norm)
+
+    with sums_seen(home) as sums:
+        ends = drive(home, phones, {}, told)
+    assert sums == []
+    assert not any(isinstance(end, Opened) for end in ends.values())
