@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlalchemy import ColumnElement, and_, or_, tuple_
 from sqlmodel import Session, col, select
 
 from coordinator.core.privacy.conversions import rho_to_epsilon
@@ -28,7 +29,7 @@ from coordinator.services.running import read_plan
 from coordinator.store.database import Database
 from coordinator.store.privacy_tables import ClaimRow
 from coordinator.store.tables import Task, Tenant
-from edge_runtime.protocol.errors import NotFound
+from edge_runtime.protocol.errors import Malformed, NotFound
 
 SecondOpinion = Callable[[Sequence[Event], float], tuple[Opinion, Opinion]]
 """The claim for some events and the opinion of somebody else; refuses where both differ."""
@@ -328,20 +329,32 @@ def record(session: Session, judged: Judged, now: datetime, release: int | None 
     return rows
 
 
-def claims_of(session: Session, tenant: Tenant, population: str, most: int) -> list[Claimed]:
-    """What was claimed of a population, newest first.
+def claims_of(session: Session, tenant: Tenant, population: str, before: str, most: int) -> Sequence[ClaimRow]:
+    """What was claimed of a population, newest first, from the first behind a claim.
+
+    Args:
+        before: The id of that claim; empty for the beginning.
 
     Raises:
         NotFound: The tenant has no population of this name.
+        Malformed: `before` is no claim of it.
     """
     population_named(session, tenant, population)
-    rows = session.exec(
-        select(ClaimRow)
-        .where(ClaimRow.tenant == tenant.name, ClaimRow.population == population)
-        .order_by(col(ClaimRow.place).desc(), col(ClaimRow.at).desc(), col(ClaimRow.opponent))
-        .limit(most)
-    ).all()
-    return [claimed_view(row) for row in rows]
+    query = select(ClaimRow).where(ClaimRow.tenant == tenant.name, ClaimRow.population == population)
+    if before:
+        last = session.get(ClaimRow, before) if before.isalnum() else None
+        if last is None or (last.tenant, last.population) != (tenant.name, population):
+            raise Malformed("the cursor is not one that this list gave out")
+        query = query.where(_behind(last))
+    newest_first = (col(ClaimRow.place).desc(), col(ClaimRow.at).desc(), col(ClaimRow.opponent), col(ClaimRow.id))
+    return session.exec(query.order_by(*newest_first).limit(most)).all()
+
+
+def _behind(last: ClaimRow) -> ColumnElement[bool]:
+    """Whether a claim comes after one in the list, newest first."""
+    place, at = col(ClaimRow.place), col(ClaimRow.at)
+    beside = tuple_(col(ClaimRow.opponent), col(ClaimRow.id)) > tuple_(last.opponent, last.id)
+    return or_(place < last.place, and_(place == last.place, or_(at < last.at, and_(at == last.at, beside))))
 
 
 def claimed_view(row: ClaimRow) -> Claimed:

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 
-from coordinator.api.operator.access import Body, Limit, OperatorRoute, TenantOf, paged
+from coordinator.api.operator.access import Body, Cursor, Limit, OperatorRoute, TenantOf, paged
 from coordinator.api.parts import PartsOf
 from coordinator.core.privacy.chain import Entry, Head
 from coordinator.core.privacy.ledger import FactKind
@@ -232,10 +232,19 @@ def get_statement(
 
 
 @router.get(_PER_POPULATION + "/claims")
-def get_claims(population: str, tenant: TenantOf, parts: PartsOf, limit: Limit = 100) -> list[Claimed]:
+def get_claims(
+    population: str,
+    request: Request,
+    response: Response,
+    tenant: TenantOf,
+    parts: PartsOf,
+    limit: Limit = 100,
+    cursor: Cursor = "",
+) -> list[Claimed]:
     """What was claimed of a population, beside its second opinions, newest first."""
     with parts.database.reading() as session:
-        return privacy_claims.claims_of(session, tenant, population, limit)
+        found = privacy_claims.claims_of(session, tenant, population, before=cursor, most=limit + 1)
+    return [privacy_claims.claimed_view(row) for row in paged(request, response, found, limit, lambda row: row.id)]
 
 
 @router.post(_PER_POPULATION + "/claims")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from coordinator.store import migrate
 from coordinator.store.blobs import FolderBlobs
 from coordinator.store.database import Database
 from coordinator.store.privacy_tables import ClaimRow
+from tests.coordinator.asking import refusal
 from tests.coordinator.privacy.spending import CENTRAL, DELTA, NOISE, PRIVACY, WHOSE, put_budget, statement_of
 from tests.coordinator.running import begun, reported
 from tests.programme import COORDINATOR_KEY, POPULATION, TENANT, Home, one_hot, replace, settings_in
@@ -101,6 +103,66 @@ def test_a_claim_may_be_made_at_any_time_and_stays(home: Home) -> None:
     home.clock.forward(60)
     assert home.operator("POST", f"{PRIVACY}/claims").json() == made, "again is the same"
     assert claims(home) == made
+
+
+def kept(home: Home, place: int, opponent: str, epsilon: float, later_s: float = 0.0) -> ClaimRow:
+    """A claim as if it had been made."""
+    row = ClaimRow(
+        id=f"{round(epsilon * 1000):032x}",
+        **WHOSE._asdict(),
+        place=place,
+        digest="0" * 64,
+        opponent=opponent,
+        target_delta=DELTA,
+        accountant="ours",
+        epsilon=epsilon,
+        at=home.clock() + timedelta(seconds=later_s),
+    )
+    with home.app.state.parts.database.writing() as session:
+        session.add(row)
+    return row
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
+def test_claims_are_listed_newest_first_in_pages_though_many_were_made_at_once(home: Home, limit: int) -> None:
+    """Of one ledger as it stands there may be several: for a release, and for whoever asked."""
+    home.publish()
+    put_budget(home, rho=1.0).raise_for_status()
+    for place, opponent, epsilon, later_s in (
+        (4, "recipients", 0.3, 0),
+        (4, "coordinator", 0.2, 0),
+        (4, "recipients", 0.4, 0),
+        (4, "recipients", 0.1, 9),
+        (3, "coordinator", 0.5, 99),
+    ):
+        kept(home, place, opponent, epsilon, later_s)
+    path = f"{PRIVACY}/claims?limit={limit}"
+    found: list[float] = []
+    while path:
+        answer = home.operator("GET", path).raise_for_status()
+        assert 0 < len(answer.json()) <= limit
+        if not found:
+            kept(home, 5, "coordinator", 0.9)  # what comes meanwhile moves no page
+        found += [one["epsilon"] for one in answer.json()]
+        path = answer.links["next"]["url"].removeprefix("/v1/operator") if "next" in answer.links else ""
+    assert found == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert [one["epsilon"] for one in claims(home)] == [0.9, *found]
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "0" * 32, "0" * 33, "²", "\0"])
+def test_a_cursor_that_the_list_of_claims_never_gave_out_is_malformed(home: Home, cursor: str) -> None:
+    home.publish()
+    put_budget(home, rho=1.0).raise_for_status()
+    kept(home, 1, "coordinator", 0.5)
+    assert refusal(home.operator("GET", f"{PRIVACY}/claims", params={"cursor": cursor})) == "malformed"
+
+
+def test_a_cursor_of_another_population_s_claims_is_malformed(home: Home) -> None:
+    home.publish()
+    put_budget(home, rho=1.0).raise_for_status()
+    row = kept(home, 1, "coordinator", 0.5)
+    home.operator("PUT", "/populations/other").raise_for_status()
+    assert refusal(home.operator("GET", f"/populations/other/privacy/claims?cursor={row.id}")) == "malformed"
 
 
 def test_every_process_of_a_coordinator_charges(home: Home, folder: Path) -> None:
