@@ -43,7 +43,7 @@ from edge_runtime.protocol.policy import Policy
 from edge_runtime.protocol.release import Released, ReleaseQuery
 from edge_runtime.protocol.report import Costs, OutcomeNote, OutcomeNoted, Receipt, ReportComplete, ReportHeld
 from edge_runtime.protocol.signing import sign_request
-from tests.vectors import secure_sum
+from tests.vectors import counted, secure_sum
 
 FOLDER: Final = Path(__file__).parent / "v1"
 FOLDER_3: Final = Path(__file__).parent / "v3"
@@ -772,6 +772,7 @@ def vectors_5() -> Iterator[tuple[str, Any]]:
     """The frozen files of version 5 by name."""
     yield "plan.json", plan_vectors_5()
     yield "round-header.json", header_vectors()
+    yield "counted.json", counted.vectors(PLAN_5, PARTICIPATION)
 
 
 def _flipped(raw: bytes, position: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,20 @@ def test_a_blob_lies_under_tenant_kind_and_digest(kind: BlobKind) -> None:
     (of,) = [one for one in frozen("blob-keys.json") if one["kind"] == kind.name]
     assert str(FolderBlobs(Path("/blobs"), 0).path(of["tenant"], kind, of["sha256"])) == f"/blobs/{of['key']}"
     assert of["key"] == f"{of['tenant']}/{kind.value}/{of['sha256']}"
+
+
+def test_the_frozen_reports_under_an_adaptive_norm_open_to_what_they_say() -> None:
+    """By whole numbers: lanes of three bytes, the delta's first, then the count's, then the four zero ones."""
+    of = json.loads((make.FOLDER_5 / "counted.json").read_text())
+    lanes = [list(_three_bytes(bytes.fromhex(one["raw"])[32:])) for one in of["reports"].values()]
+    total = [sum(column) for column in zip(*lanes, strict=True)]
+    signed = [(one + (1 << 23)) % (1 << 24) - (1 << 23) for one in total]
+    *delta, count = signed[:-4]
+    assert signed[-4:] == [0, 0, 0, 0]
+    assert np.allclose(np.array(delta) / of["delta"]["scale"], of["opened"]["delta"], rtol=1e-12)
+    assert count / of["count"]["scale"] == pytest.approx(of["opened"]["above"], rel=1e-12)
+
+
+def _three_bytes(raw: bytes) -> Iterator[int]:
+    for at in range(0, len(raw), 3):
+        yield int.from_bytes(raw[at : at + 3], "little")
