@@ -114,23 +114,36 @@ POISSON: Final = "each device of a fixed, known population is drawn by a coin of
 _ZEROED: Final = frozenset({Mode.DISTRIBUTED, Mode.LOCAL, Mode.EXAMPLE_LEVEL})
 """Modes of which everybody sees who takes part, or how many examples there are: the order of an epoch rests on it."""
 
+_SIGNED_PLAN: Final = "devices run the signed plan, and keep its limits"
+"""Clipping and, where they add it, noise; and how often one takes part: every figure counts on it."""
+_WITHIN_LANES: Final = "no member of a group sends more than the plan allows, to make a sum wrap around"
+"""Where noise is not on the sum before it is read as signed numbers: that of the coordinator, and of other groups."""
+_NOT_DATA: Final = (
+    "when and how often a device comes, how a visit ends and how many examples it says it has are no secrets"
+)
+"""The claim is about reports; the coordinator sees the rest, examples rounded down to a power of two."""
+_UNFILLED: Final = "a device that stays away is not replaced by another"
+"""What adding or removing one means, where there are no coins."""
+
 _ASSUMPTIONS: Final = {
     Mode.DISTRIBUTED: (
-        "devices run the signed plan",
+        _SIGNED_PLAN,
         "at most the plan's share of a group is corrupt",
         "members of a group have genuine certificates",
     ),
     Mode.CENTRAL: (
+        _SIGNED_PLAN,
         "the coordinator draws its noise once for each sum, and erases it",
         "a standard deviation is thousands of steps of the grid, so that the noise counts as continuous",
     ),
     Mode.CORRELATED: (
+        _SIGNED_PLAN,
         "devices keep the minimum separation",
         "the coordinator erases its noise",
         "the noise counts as continuous",
     ),
-    Mode.LOCAL: ("devices run the signed plan",),
-    Mode.EXAMPLE_LEVEL: ("devices run the signed plan", "each example is in one device's store once"),
+    Mode.LOCAL: (_SIGNED_PLAN,),
+    Mode.EXAMPLE_LEVEL: (_SIGNED_PLAN, "each example is in one device's store once"),
 }
 
 
@@ -165,7 +178,18 @@ def stated(
         mechanism=MECHANISMS[mode],
         sampling=POISSON if sampled else NO_SAMPLING,
         accountant=accountant,
-        assumptions=_ASSUMPTIONS[mode],
+        assumptions=(*_ASSUMPTIONS[mode], *_more_assumptions(mode, opponent, sampled=sampled)),
+    )
+
+
+def _more_assumptions(mode: Mode, opponent: Opponent, *, sampled: bool) -> tuple[str, ...]:
+    """What depends on more than the mode."""
+    of_the_coordinator = mode in (Mode.CENTRAL, Mode.CORRELATED)
+    wraps = of_the_coordinator or (mode is Mode.DISTRIBUTED and opponent is Opponent.RECIPIENTS)
+    return (
+        *((_NOT_DATA,) if opponent is Opponent.COORDINATOR else ()),
+        *((_WITHIN_LANES,) if wraps else ()),
+        *((_UNFILLED,) if of_the_coordinator and not sampled else ()),
     )
 
 

@@ -318,6 +318,24 @@ def test_a_figure_never_stands_alone() -> None:
         assert part in sentence
 
 
+@pytest.mark.parametrize(
+    ("mode", "opponent", "said"),
+    [
+        (Mode.DISTRIBUTED, Opponent.COORDINATOR, {"secrets"}),
+        (Mode.DISTRIBUTED, Opponent.RECIPIENTS, {"wrap around"}),
+        (Mode.CENTRAL, Opponent.RECIPIENTS, {"wrap around", "not replaced"}),
+        (Mode.CORRELATED, Opponent.RECIPIENTS, {"wrap around", "not replaced"}),
+        (Mode.LOCAL, Opponent.RECIPIENTS, set()),
+        (Mode.LOCAL, Opponent.COORDINATOR, {"secrets"}),
+    ],
+)
+def test_a_figure_says_all_that_it_counts_on(mode: Mode, opponent: Opponent, said: set[str]) -> None:
+    """That devices clip and keep their limits is in all of them."""
+    found = stated(mode, opponent, 1.0, 1e-7).assumptions
+    assert any("signed plan, and keep its limits" in one for one in found)
+    assert said == {word for word in ("secrets", "wrap around", "not replaced") if any(word in one for one in found)}
+
+
 def test_no_claim_is_made_where_none_holds() -> None:
     assert math.isinf(stated(Mode.CENTRAL, Opponent.COORDINATOR, 1.0, 1e-7).epsilon)
     with pytest.raises(NotCovered, match="no noise"):
@@ -325,7 +343,9 @@ def test_no_claim_is_made_where_none_holds() -> None:
     for mode, opponent in ((Mode.DISTRIBUTED, Opponent.COORDINATOR), (Mode.CENTRAL, Opponent.COORDINATOR)):
         with pytest.raises(NotCovered, match="claims no sampling"):
             stated(mode, opponent, 1.0, 1e-7, sampled=True)
-    assert "coin" in stated(Mode.CENTRAL, Opponent.RECIPIENTS, 1.0, 1e-7, sampled=True).sentence()
+    sampled = stated(Mode.CENTRAL, Opponent.RECIPIENTS, 1.0, 1e-7, sampled=True).sentence()
+    assert "coin" in sampled
+    assert "not replaced" not in sampled
     assert stated(Mode.EXAMPLE_LEVEL, Opponent.RECIPIENTS, 1.0, 1e-7).unit is Unit.EXAMPLE
 
 
