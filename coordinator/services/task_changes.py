@@ -101,7 +101,7 @@ def _merged(tree: object, patch: object) -> object:
 def clone_task(session: Session, tenant: Tenant, name: str, new_name: str, now: datetime, *, newest: bool) -> Task:
     """Make a draft with the plan and settings of a task; again returns the same draft as long as it is one.
 
-    It has a seed of its own, and a server optimiser that remembers nothing.
+    It has a seed of its own, the clipping norm of its plan, and a server optimiser that remembers nothing.
 
     Args:
         newest: Start from the task's newest model version; else from its first.
