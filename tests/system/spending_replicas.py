@@ -158,8 +158,11 @@ class Spenders:
         self._await(reached, self.visit)
 
     def _await(self, reached: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-        limit = time.monotonic() + 2 * LIMIT_S
+        """Wait for real processes, as long as entries are made."""
+        limit, seen = time.monotonic() + LIMIT_S, 0
         while not reached():
+            if (entries := self.entries()) > seen:
+                limit, seen = time.monotonic() + LIMIT_S, entries
             assert time.monotonic() < limit, self._trouble()
             meanwhile()
             time.sleep(PAUSE_S)  # for real processes
