@@ -19,7 +19,7 @@ from coordinator.core.task_settings import TaskSettings, changed
 from coordinator.core.tasks import TaskState
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.keys import SigningKey
-from edge_runtime.protocol.plan import sign_plan
+from edge_runtime.protocol.plan import Plan, Privacy, sign_plan
 
 
 def new() -> None:
@@ -81,15 +81,24 @@ def _announce(read: Order, start: bool) -> None:
         [
             ("task", f"{read.name}, {plan.kind} for {plan.tenant}/{plan.population}"),
             ("brings", " and ".join(brought) or "nothing; the coordinator has bundle and checkpoint"),
-            (
-                "devices",
-                f"{training}, clipped to {plan.clipping_norm:g}",
-            ),
+            ("devices", f"{training}, clipped to {plan.clipping_norm:g}{_adapting(plan)}"),
+            ("privacy", _hidden_by(plan)),
             ("round", f"{plan.goal} reports wanted, at least {plan.min_reports}, pool of {settings.pool_size}"),
             ("settings", ", ".join(differing) or "all as they are unless given"),
             ("then", "it is approved and started" if start else "it is a draft; approve it, then start it"),
         ]
     )
+
+
+def _hidden_by(plan: Plan) -> str:
+    return f"{plan.privacy}" + ("" if plan.privacy is Privacy.NONE else f", z = {plan.noise_multiplier:g}")
+
+
+def _adapting(plan: Plan) -> str:
+    one = plan.adaptive
+    if one is None:
+        return ""
+    return f" at first; that follows the norms' quantile {one.quantile:g} within {one.smallest:g} to {one.largest:g}"
 
 
 def _brought(read: Order) -> tuple[tuple[str, bytes | None], ...]:

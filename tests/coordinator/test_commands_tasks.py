@@ -164,6 +164,17 @@ def test_a_dry_run_of_an_order_says_what_it_would_do_and_sends_nothing(served: S
     assert "there is no task 'unsent'" in complaint(served.run("tasks", "show", "unsent"), 1)
 
 
+def test_an_order_says_what_hides_a_participant_and_that_its_norm_adapts(folder: Path) -> None:
+    adaptive = {"quantile": 0.5, "smallest": 0.1, "largest": 9.0, "rate": 0.2, "count_noise": 3.0}
+    claim = {"privacy": "central", "noise_multiplier": 1.5, "adaptive": adaptive}
+    path = order(folder, "hidden", plan={**PLAN, **claim})
+    assert read_order(path, TENANT_KEY.public).plan.needs_header
+    shown = run("tasks", "create", str(path), "--tenant-key-file", str(folder / "tenant.key"), "--dry-run").stdout
+    words = " ".join(shown.split())
+    assert "central, z = 1.5" in words
+    assert "follows the norms' quantile 0.5 within 0.1 to 9" in words
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
