@@ -69,7 +69,7 @@ def run_demo(options: DemoOptions, watcher: Watcher, children: Children) -> tupl
         comparison(options, dataset, plan, tenant_key, watcher, children) as compared,
     ):
         first = home.operator.publish(dataset.name, bundle_raw, bundle.sha256, checkpoint_raw)
-        values = bundle.manifest.shared_parameters
+        values = plan.values(bundle.manifest.shared_parameters)
 
         def order() -> None:
             if privacy is not Privacy.NONE:

@@ -27,6 +27,7 @@ from edge_runtime.privacy import layer_sizes, private_report
 from edge_runtime.protocol.bundle import Bundle
 from edge_runtime.protocol.checkpoint import Checkpoint
 from edge_runtime.protocol.errors import NotFound
+from edge_runtime.protocol.group import Step
 from edge_runtime.protocol.keys import SigningKey, TrustRoots
 from edge_runtime.protocol.noise import NoiseSource
 from edge_runtime.protocol.reasons import Outcome, Wait
@@ -57,6 +58,15 @@ ASKS_FOR_TASK_S: Final = 0.2
 
 COMES_BACK_S: Final = 0.4
 """How long after it was killed an app checks in anew, in seconds."""
+
+SUMMING: Final = {
+    Step.JOIN: "offers keys for a group",
+    Step.SHARES: "shares its secrets among the group",
+    Step.MASKED: "masks its report",
+    Step.CONFIRMATION: "confirms whose reports count",
+    Step.UNMASKING: "helps to open the sum",
+}
+"""What a phone's day says of each step in a group."""
 
 # Purposes of random generators: no two share a path.
 BEHAVIOUR, ORDER, _ROUNDING, _RETURN = range(4)
@@ -339,9 +349,18 @@ class Fleet:
         return httpx.Client(base_url=self._config.coordinator, timeout=60, trust_env=False, limits=unlimited)
 
     def _driver(self, phone: Phone, client: httpx.Client) -> Driver:
-        return Driver(
-            key=phone.key, tenant=self._config.tenant, send=_counted(phone, over_http(client)), retries=RETRIES
-        )
+        send = _counted(phone, self._told(phone, over_http(client)))
+        return Driver(key=phone.key, tenant=self._config.tenant, send=send, retries=RETRIES)
+
+    def _told(self, phone: Phone, send: Send) -> Send:
+        """Tell of the steps that a phone sends in a group."""
+
+        def telling(request: Request, headers: dict[str, str]) -> Response:
+            if request.method == "POST" and "/groups/" in request.path:
+                self._note(phone, "summing", SUMMING[Step(request.path.rsplit("/", 1)[-1])])
+            return send(request, headers)
+
+        return telling
 
     def _note(self, phone: Phone, what: str, detail: str) -> None:
         if phone.index == self._diary_of:

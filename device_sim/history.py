@@ -56,7 +56,8 @@ class PhoneEvent:
     at_s: float
     """Seconds since the demo began."""
     what: str
-    """One of `check-in`, `waiting`, `assigned`, `fetched`, `trained`, `reported`, `interrupted`; or another."""
+    """One of `check-in`, `waiting`, `assigned`, `fetched`, `trained`, `summing`, `reported` and `interrupted`, or
+    another."""
     detail: str
     """The reason code, or what there is to say."""
 

@@ -14,7 +14,7 @@ from device_sim.report import pictures, protection
 from device_sim.report.elements import byte_count, clock, counted, duration, figure, legend, number, percent, section
 
 _QUIET: Final = ("check-in", "waiting")
-_BUSY: Final = ("assigned", "fetched", "trained", "reported")
+_BUSY: Final = ("assigned", "fetched", "trained", "summing", "reported")
 _KINDS: Final[tuple[str, ...]] = (*_QUIET, *_BUSY, "interrupted", "other")
 _MOST_REASONS: Final = 5
 """Reasons with a colour of their own; the rest are drawn together."""
