@@ -28,7 +28,7 @@ def main() -> None:
             found = audit(mode, 2.4, 1e-5, 100_000, digest(b"night"), bug)
             sys.stdout.write(f"{mode}, {bug}: {found.sentence()}\n")
             problems += [] if found.disproved else [f"{mode} hides {bug}"]
-    problems += _of_the_product()
+    problems += _of_the_product() + _of_examples()
     few = audit(Mode.CENTRAL, 5.2, 1e-6, 10_000, digest(b"few"), Bug.HALF_NOISE)
     many = audit(Mode.CENTRAL, 5.2, 1e-6, 100_000, digest(b"many"), Bug.HALF_NOISE)
     sys.stdout.write(
@@ -59,6 +59,21 @@ def _of_the_product() -> list[str]:
             found = planted.verdict_of(asked, "night", fault)
             sys.stdout.write(f"the product, {mode}, {fault}: {found.sentence()}\n")
             problems += [] if found.disproved else [f"the product in mode {mode} hides {fault}"]
+    return problems
+
+
+def _of_examples() -> list[str]:
+    """The same of the steps that hide examples on a phone."""
+    problems = []
+    runs = RUNS // 5
+    wrong = sum(planted.verdict_of(planted.audit_of_examples(), f"night {run}").disproved for run in range(runs))
+    sys.stdout.write(f"the product, example-level: {wrong} of {runs} right runs disproved\n")
+    problems += ["right steps that hide examples are disproved too often"] if wrong > MOST_WRONG // 4 else []
+    for fault in planted.OF_EXAMPLES:
+        asked = planted.audit_of_examples(50_000, rounds=6 if fault is planted.Fault.NO_LIMITS else 1)
+        found = planted.verdict_of(asked, "night", fault)
+        sys.stdout.write(f"the product, example-level, {fault}: {found.sentence()}\n")
+        problems += [] if found.disproved else [f"the steps that hide examples hide {fault}"]
     return problems
 
 

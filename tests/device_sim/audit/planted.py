@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 from unittest.mock import patch
@@ -15,9 +16,11 @@ import numpy as np
 import edge_runtime.privacy
 from coordinator.core.privacy.central import SumNoise
 from coordinator.core.privacy.gaussian import least_noise
+from coordinator.core.privacy.statement import Mode
 from device_sim.audit import plans
 from device_sim.audit.attacks import Verdict
-from device_sim.audit.configured import plan_of
+from device_sim.audit.configured import plan_of, plan_of_examples
+from device_sim.audit.examples import Directions
 from device_sim.audit.plans import Audit, claim_of, judged, ran
 from edge_runtime.protocol.noise import DiscreteGaussian, NoiseSource
 from edge_runtime.protocol.plan import Privacy
@@ -52,15 +55,15 @@ def drawn_from(name: str) -> Iterator[None]:
         yield
 
 
+Change = tuple[Any, str, Callable[..., Any]]
+
+
 @contextlib.contextmanager
-def planted(fault: Fault | None) -> Iterator[None]:
+def planted(fault: Fault | None, faults: Mapping[Fault, Callable[[], list[Change]]] | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for of, name, instead in _PLANTED[fault]() if fault else ():
+        for of, name, instead in (faults or _PLANTED)[fault]() if fault else ():
             stack.enter_context(patch.object(of, name, instead))
         yield
-
-
-Change = tuple[Any, str, Callable[..., Any]]
 
 
 def _no_clipping() -> list[Change]:
@@ -109,6 +112,36 @@ _PLANTED: Final[dict[Fault, Callable[[], list[Change]]]] = {
 }
 
 
+def _no_clipping_of_examples() -> list[Change]:
+    clipped = Directions._accumulate
+    return [(Directions, "_accumulate", lambda self, x, y, clip: clipped(self, x, y, 100 * clip))]
+
+
+def _examples_twice() -> list[Change]:
+    once = Directions._accumulate
+
+    def twice(self: Directions, x: Any, y: Any, clip: Any) -> Any:
+        once(self, x, y, clip)
+        return once(self, x, y, clip)
+
+    return [(Directions, "_accumulate", twice)]
+
+
+OF_EXAMPLES: Final[dict[Fault, Callable[[], list[Change]]]] = {
+    Fault.NO_CLIPPING: _no_clipping_of_examples,
+    Fault.HALF_NOISE: _half_noise,
+    Fault.DOUBLE_COUNT: _examples_twice,
+    Fault.NO_LIMITS: _no_limits,
+}
+"""Noise that is the same in every step is none of them: an example gives the same in each, so it tells nothing more."""
+
+
+def audit_of_examples(canaries: int = 10_000, rounds: int = 1) -> Audit:
+    """Of steps that hide examples, at a claim of about 2.3 for two epochs."""
+    plan = replace(plan_of_examples(2.7, separation=rounds), epochs=2)
+    return Audit(plan=plan, rounds=rounds, canaries=canaries)
+
+
 def audit_of(mode: Privacy, *, canaries: int = 10_000, rounds: int = 2, separation: int = 2) -> Audit:
     """Of a mode whose noise is about the least for a claim of 2.4: groups of 20, or sums of 200."""
     group, noise = GROUP if mode is Privacy.DISTRIBUTED else 200, least_noise(CLAIM, DELTA)
@@ -122,5 +155,6 @@ def audit_of(mode: Privacy, *, canaries: int = 10_000, rounds: int = 2, separati
 
 def verdict_of(audit: Audit, name: str, fault: Fault | None = None) -> Verdict:
     """What the audit finds where this fault is planted; the same for the same name."""
-    with drawn_from(name), planted(fault):
+    faults = OF_EXAMPLES if audit.mode is Mode.EXAMPLE_LEVEL else _PLANTED
+    with drawn_from(name), planted(fault, faults):
         return judged(audit, ran(audit))
