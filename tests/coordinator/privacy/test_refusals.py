@@ -91,6 +91,30 @@ def test_a_clipping_norm_that_bounds_nothing_is_refused(home: Home, norm: float)
     assert "median" in problem(found, "invalid-clipping-norm")["nearest"]
 
 
+@pytest.mark.parametrize(
+    ("wish", "code", "nearest", "instead"),
+    [
+        ({"epsilon_coordinator": None}, "invalid-budget", "Give ε against one opponent", {"epsilon_coordinator": 8.0}),
+        ({"mode": "central"}, "mode-not-given", "the distributed or the local mode", {"mode": "local"}),
+        ({"mode": "none"}, "mode-not-given", "Choose distributed", {"mode": "distributed"}),
+        ({"target_delta": 0.5}, "invalid-target-delta", "Take at most 0.000563", {"target_delta": 0.000563}),
+        ({"separation": 40}, "invalid-limits", "a goal of at most 22", {"goal": 22}),
+        ({"goal": 2000}, "invalid-limits", "a goal of at most 900", {"goal": 900}),
+        ({"group_size": 2}, "mode-not-given", "Take 3 to 1,000", {"group_size": 3}),
+        ({"survivor_share": 0.2}, "mode-not-given", "Take 56 to 100", {"survivor_share": 0.56}),
+        ({"corrupt_share": 0.9}, "mode-not-given", "Take 96 to 100", {"survivor_share": 0.96}),
+        ({"clipping_norm": -1.0}, "invalid-clipping-norm", "between 1e-09 and 1e+06", {"clipping_norm": 1e-9}),
+    ],
+)
+def test_a_wish_that_makes_no_plan_is_refused_and_the_nearest_one_is_planned(
+    home: Home, wish: dict[str, Any], code: str, nearest: str, instead: dict[str, Any]
+) -> None:
+    asked = {"population": 900, "rounds": 50, "goal": 100, "parameters": 300, "epsilon_coordinator": 8.0, **wish}
+    assert nearest in problem(home.operator("POST", "/privacy/plan", json=asked), code)["nearest"]
+    taken = home.operator("POST", "/privacy/plan", json={**asked, **instead})
+    assert (taken.status_code, len(taken.json()["figures"])) == (200, 2), taken.text
+
+
 @pytest.mark.parametrize("privacy", [one for one in Privacy if one is not Privacy.NONE])
 def test_a_claim_without_noise_cannot_be_signed(privacy: Privacy) -> None:
     base = distributed_plan(separation=2)
