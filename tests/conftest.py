@@ -33,7 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """Give a file to one process; the files that come first go to two, of about the same work."""
+    """Give a file to one process; the files that come first go to two, of about the same work.
+
+    What a file tries on PostgreSQL is a part of its own: all that is tried on SQLite comes before, in every file.
+    """
     return _ByFile(config, log)
 
 
@@ -46,7 +49,8 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no type
         for scope, places in (("rules", (*self.RULES, *self.RUNTIMES)), ("exports", self.EXPORTS)):
             if nodeid.startswith(places):
                 return scope
-        return nodeid.split("::")[0]
+        file = nodeid.split("::")[0]
+        return f"{file} on PostgreSQL" if "[postgresql" in nodeid else file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.coordinator.histories import forget_beginnings
 from tests.postgres import Postgres, running
 from tests.programme import PLAN, Clock, Home, Phone, copy_home, forget_home, make_home, open_home, replace
 from tests.warm import LOOP
@@ -64,6 +65,13 @@ def started(made: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) ->
         home.phone(0)
     yield folder
     forget_home(folder)
+
+
+@pytest.fixture(scope="module")
+def beginnings(made: tuple[Path, str]) -> Iterator[None]:
+    """What the histories of a file begin with is kept until its last test."""
+    yield
+    forget_beginnings()
 
 
 @pytest.fixture

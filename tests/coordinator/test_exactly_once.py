@@ -1,16 +1,13 @@
 """A report is counted at most once, and never lost after its receipt, whatever dies, repeats or goes missing.
 
-Longer: `python -m tests.coordinator.histories --count 10000`.
+`test_exactly_once_bugs` plants what these are to catch. Longer: `python -m tests.coordinator.histories --count 10000`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,26 +18,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlmodel import col, delete, select
 
-from coordinator.core.aggregation import buffered_sum
-from coordinator.core.rounds import GroupPhase
-from coordinator.services import reports, sums, updates
-from coordinator.store.blobs import BlobKind
-from coordinator.store.tables import Group, Report
 from edge_runtime.protocol.plan import Close
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.protocol.secure_sum.lanes import sum_lanes
 from tests.coordinator.histories import (
     PHONES,
     SEAMS_OF_A_STEP,
     History,
     Job,
     die_at_every_point,
-    forget_beginnings,
-    one_round,
     play,
 )
+
+pytestmark = pytest.mark.usefixtures("beginnings")
 
 _TEMPLATE: list[tuple[Path, str]] = []
 """Hypothesis makes its machines itself: the folder to copy is put here for them."""
@@ -51,12 +41,6 @@ def _template(made: tuple[Path, str]) -> Iterator[None]:
     _TEMPLATE.append(made)
     yield
     _TEMPLATE.clear()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _beginnings(made: tuple[Path, str]) -> Iterator[None]:
-    yield
-    forget_beginnings()
 
 
 phones = st.integers(0, PHONES - 1)
@@ -150,115 +134,6 @@ def test_random_histories_lose_nothing_and_count_nothing_twice(made: tuple[Path,
 def test_the_worker_may_die_at_any_point_of_adding_up(made: tuple[Path, str], job: Job) -> None:
     """At every sixteenth point here, and at each of them in the long form."""
     assert die_at_every_point(*made, every=16, job=job) >= 24
-
-
-def test_counting_a_report_twice_is_caught(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_of_the_group(session: Any, blobs: Any, tenant: str, group_id: str, chunk: int, _codec: Any) -> bytes:
-        everything = select(Report.sha256).where(Report.group_id == group_id)
-        bodies = [blobs.get(tenant, BlobKind.REPORT, sha256) for sha256 in session.exec(everything).all()]
-        total = sum_lanes(np.frombuffer(body, "<u4", offset=32) for body in bodies)
-        return b"".join([bytes(16), chunk.to_bytes(4, "little"), total.tobytes()])
-
-    monkeypatch.setattr(sums, "add_chunk", all_of_the_group)
-    with pytest.raises(AssertionError, match="counted twice"):
-        one_round(*made)
-
-
-def test_forgetting_a_report_is_caught(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_full_chunks(session: Any, group_id: str, chunk_reports: int) -> bool:
-        waiting = select(Report).where(Report.group_id == group_id, Report.chunk == None)  # noqa: E711
-        return len(session.exec(waiting).all()) >= chunk_reports
-
-    def closed(session: Any, round_id: str) -> bool:
-        phases = session.exec(select(Group.phase).where(Group.round_id == round_id)).all()
-        return set(phases) == {GroupPhase.ADDING}
-
-    monkeypatch.setattr(sums, "wants_chunk", only_full_chunks)
-    monkeypatch.setattr(updates, "is_added_up", closed)
-    with pytest.raises(AssertionError, match="acknowledged and lost"):
-        one_round(*made)
-
-
-def test_a_receipt_before_the_report_is_durable_is_caught(
-    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = reports.record_report
-
-    def forgetful(session: Any, *arguments: Any) -> Any:
-        receipt = right(session, *arguments)
-        session.flush()
-        if len(session.exec(select(Report)).all()) == 3:
-            session.exec(delete(Report).where(col(Report.participation_id) == arguments[1]))
-        return receipt
-
-    monkeypatch.setattr(reports, "record_report", forgetful)
-    with pytest.raises(AssertionError, match="acknowledged and lost"):
-        one_round(*made)
-
-
-def test_a_sum_that_is_applied_and_stays_in_the_buffer_is_caught(
-    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = updates.compute_update
-
-    def forgetting_one(*arguments: Any) -> Any:
-        update = right(*arguments)
-        return replace(update, rounds=update.rounds[1:], groups=update.groups[1:])
-
-    monkeypatch.setattr(updates, "compute_update", forgetting_one)
-    with pytest.raises(AssertionError, match="counted twice"):
-        one_round(*made, job=Job("words", buffered=True))
-
-
-def test_a_stale_sum_of_full_weight_is_caught(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    right = buffered_sum
-
-    def wave(history: History, *numbers: int) -> None:
-        for number in numbers:
-            history.check_in(number, anew=True)
-        history.look()
-        for number in numbers:
-            history.check_in(number, anew=False)
-
-    def one_is_late() -> None:
-        """Phones 0 and 1 report when the model has moved on; two more make up the next update with them."""
-        history = History(*made, [Job("words", buffered=True)])
-        try:
-            wave(history, 0, 1)
-            for numbers in ((2, 3), (2, 3), (0, 1), (2, 3)):
-                if 2 in numbers:
-                    wave(history, *numbers)
-                for number in numbers:
-                    history.report(number)
-                history.look()
-            assert [one["model_version"] for one in history.home.rounds()][:4] == [0, 0, 0, 1]
-            assert history.home.task()["model_version"] == 2
-            history.check()
-        finally:
-            history.close()
-
-    one_is_late()
-    monkeypatch.setattr(updates, "buffered_sum", lambda held, _exponent: right(held, 0.0))
-    with pytest.raises(AssertionError, match="counted twice"):
-        one_is_late()
-
-
-def test_taking_other_bytes_under_the_same_id_is_caught(
-    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A check that never finds a report already held records it again."""
-    monkeypatch.setattr(reports, "check_acceptable", lambda *_arguments: None)
-    history = History(*made)
-    try:
-        for number in range(3):
-            history.check_in(number, anew=False)
-        history.look()
-        history.check_in(0, anew=False)
-        history.report(0)
-        with pytest.raises(AssertionError):
-            history.report(0)
-    finally:
-        history.close()
 
 
 def test_giving_up_is_counted_as_such(made: tuple[Path, str]) -> None:
