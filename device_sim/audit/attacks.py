@@ -68,9 +68,9 @@ class Verdict:
 
 
 def figure(epsilon: float) -> str:
-    """ε as it is read: two decimals, none from 100 on; beyond a million its digits say nothing."""
-    if epsilon >= 1e6:
-        return "1,000,000 or more"
+    """ε as it is read: two decimals, none from 100 on; beyond 10,000 its digits say nothing."""
+    if epsilon >= 1e4:
+        return "10,000+"
     return f"{epsilon:.2f}" if epsilon < 100 else f"{epsilon:,.0f}"
 
 

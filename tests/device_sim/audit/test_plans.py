@@ -176,7 +176,8 @@ def test_the_most_that_can_be_shown_is_what_right_guesses_alone_would_show() -> 
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "said"), [(2.166, "2.17"), (121.4, "121"), (504798.2, "504,798"), (float("inf"), "1,000,000 or more")]
+    ("epsilon", "said"),
+    [(2.166, "2.17"), (121.4, "121"), (5047.9, "5,048"), (504798.2, "10,000+"), (float("inf"), "10,000+")],
 )
 def test_large_figures_are_readable(epsilon: float, said: str) -> None:
     assert figure(epsilon) == said
