@@ -24,6 +24,8 @@ from edge_runtime.protocol.secure_sum.lanes import Lanes
 
 LEAST_STEPS: Final = 4.0
 """Least σ on the grid: τ d is below 1e-50 for every model."""
+_FLOAT_ROOM: Final = math.sqrt(1 + 1e-6)
+"""What float32 may leave of a clipped delta above its norm; `Lanes.encode` lets so much pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class GroupNoise:
     def of(cls, lanes: Lanes, parameters: int) -> GroupNoise:
         """The noise that a plan's lanes give a report of so many parameters."""
         size = lanes.count(parameters)
-        return cls(lanes.noise * lanes.scale, lanes.honest_survivors, lanes.rounded_norm(parameters), size)
+        norm = _FLOAT_ROOM * lanes.rounded_norm(parameters)
+        return cls(lanes.noise * lanes.scale, lanes.honest_survivors, norm, size)
 
     @property
     def rho(self) -> float:

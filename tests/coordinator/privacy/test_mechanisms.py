@@ -39,6 +39,7 @@ from coordinator.core.privacy.participation import (
 )
 from coordinator.core.privacy.refusals import InvalidLimits
 from coordinator.core.privacy.zcdp import example_rho
+from edge_runtime.privacy import clip
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 from tests.coordinator.privacy import oracle
 
@@ -74,6 +75,14 @@ def test_a_groups_claim_is_that_of_its_noise_multiplier_and_a_little_rounding() 
     assert 0.5 < noise.rho < 0.5001
     assert noise.multiplier == pytest.approx(1.0, rel=1e-4)
     assert GroupNoise.of(lanes(bits=20, rotation_seed=bytes(32)), 1_000_000).rho > noise.rho
+
+
+def test_no_report_is_longer_than_what_is_charged_for_it() -> None:
+    """On a fine grid float32 leaves a clipped delta some steps above its norm."""
+    fine, rng = lanes(bits=32, max_participants=3, honest_survivors=2, noise_multiplier=0.5), np.random.default_rng(1)
+    drawn = (clip(rng.normal(size=16).astype(np.float32), 0.1) * np.float32(10) for _ in range(500))
+    longest = max(float(np.linalg.norm(fine.encode(delta, rng).view(np.int32).astype(float))) for delta in drawn)
+    assert fine.rounded_norm(16) < longest <= GroupNoise.of(fine, 16).sensitivity
 
 
 @settings(deadline=None)
