@@ -21,7 +21,7 @@ from coordinator.core.privacy.refusals import (
     NoiseLowered,
 )
 from coordinator.core.privacy.statement import Mode
-from edge_runtime.protocol.secure_sum.lanes import CLIPPING_NORMS, LARGEST_NOISE, Lanes
+from edge_runtime.protocol.secure_sum.lanes import CLIPPING_NORMS, LARGEST_NOISE, ROTATED_BELOW, Lanes
 from edge_runtime.protocol.secure_sum.thresholds import LARGEST_GROUP, SMALLEST_GROUP, complete_threshold
 
 DELTA_EXPONENT: Final = 1.1
@@ -118,6 +118,12 @@ def _check_mode(settings: PrivacySettings) -> None:
                 "Sum securely, or choose the local mode.",
             )
         _check_group(settings)
+    if settings.mode in (Mode.CENTRAL, Mode.CORRELATED) and settings.lane_bits < ROTATED_BELOW:
+        raise ModeNotGiven(
+            f"Lanes of {settings.lane_bits} bits are rotated: a few phones can make a sum of them wrap around, and "
+            "noise that is added to it then hides nobody.",
+            f"Take lanes of {ROTATED_BELOW} bits or more, or distributed noise.",
+        )
     sampled = settings.sampling_rate is not None
     if sampled and settings.mode is not Mode.CENTRAL:
         raise ModeNotGiven(

@@ -40,7 +40,8 @@ from coordinator.core.privacy.participation import (
 from coordinator.core.privacy.refusals import InvalidLimits
 from coordinator.core.privacy.zcdp import example_rho
 from edge_runtime.privacy import clip
-from edge_runtime.protocol.secure_sum.lanes import Lanes
+from edge_runtime.protocol.secure_sum import rotation
+from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector, sum_lanes
 from tests.coordinator.privacy import oracle
 
 ROUNDS, SEPARATION = 60, 20
@@ -83,6 +84,28 @@ def test_no_report_is_longer_than_what_is_charged_for_it() -> None:
     drawn = (clip(rng.normal(size=16).astype(np.float32), 0.1) * np.float32(10) for _ in range(500))
     longest = max(float(np.linalg.norm(fine.encode(delta, rng).view(np.int32).astype(float))) for delta in drawn)
     assert fine.rounded_norm(16) < longest <= GroupNoise.of(fine, 16).sensitivity
+
+
+def test_a_few_phones_of_full_norm_make_a_rotated_sum_wrap_around() -> None:
+    """Why noise is never added to one afterwards: one report more then moves the sum by as much as all hundred could.
+
+    Each report is made by the codec, of a delta within the norm, and passes as one of an honest device.
+    """
+    narrow = lanes(bits=20, noise_multiplier=0.0, rotation_seed=bytes(32), bounded=True)
+    rng, place = np.random.default_rng(1), np.zeros(4096)
+    place[7] = 1.0
+    aligned = rotation.hadamard(place) * rotation.signs(narrow.rotation_seed)(4096)
+
+    def report(length: float) -> LaneVector:
+        made = narrow.encode((length * aligned).astype(np.float32), rng)
+        narrow.check_plain(made)
+        return made
+
+    reports = [report(0.999) for _phone in range(14)]
+    room = (1 << 19) - 1 - int(sum_lanes(reports)[7])
+    reports.append(report((room - 60) / narrow.scale))
+    without, there = (float(narrow.open_sum(sum_lanes([*reports, report(one)]), 4096) @ aligned) for one in (0.0, 0.5))
+    assert abs(there - without) > 25, "half a clipping norm moved the sum by that many"
 
 
 @settings(deadline=None)

@@ -208,7 +208,7 @@ def charged(plan: Plan, asked: Wish, opponent: Opponent) -> float:
 
 
 @pytest.mark.parametrize("parameters", [300, 10_000_000])
-@pytest.mark.parametrize(("goal", "bits"), [(70, 20), (2400, 24), (20_000, 24), (20_000, 32)])
+@pytest.mark.parametrize(("goal", "bits"), [(70, 24), (2400, 24), (20_000, 24), (20_000, 32)])
 @pytest.mark.parametrize("mode", [Mode.DISTRIBUTED, Mode.CENTRAL, Mode.CORRELATED, Mode.LOCAL])
 def test_what_is_advised_is_approved_and_charged_as_was_said(mode: Mode, goal: int, bits: int, parameters: int) -> None:
     asked = wish(
@@ -264,6 +264,8 @@ def settings(**changes: object) -> PrivacySettings:
         ({"mode": Mode.CENTRAL, "sampling_rate": 1.5}, InvalidNoise, "none is claimed"),
         ({"mode": Mode.CORRELATED, "limits": ParticipationLimits()}, ModeNotGiven, "at least 2 rounds"),
         ({"noise_multiplier": 1e-5, "lane_bits": 20}, InvalidNoise, "at least"),
+        ({"mode": Mode.CENTRAL, "sums": Sums.PLAIN, "lane_bits": 23}, ModeNotGiven, "24 bits"),
+        ({"mode": Mode.CORRELATED, "lane_bits": 20}, ModeNotGiven, "24 bits"),
     ],
 )
 def test_settings_without_a_claim_are_refused_with_the_nearest_valid_choice(
@@ -278,7 +280,7 @@ def test_settings_without_a_claim_are_refused_with_the_nearest_valid_choice(
 def test_the_nearest_choices_are_valid() -> None:
     check_settings(settings(target_delta=2.51e-7))
     check_settings(settings(cohort=64, fewest_survivors=56))
-    check_settings(settings(mode=Mode.CENTRAL, sums=Sums.PLAIN, sampling_rate=0.01))
+    check_settings(settings(mode=Mode.CENTRAL, sums=Sums.PLAIN, sampling_rate=0.01, lane_bits=24))
     check_settings(settings(mode=Mode.NONE, noise_multiplier=0.0, target_delta=1.0, cohort=1))
     assert default_target_delta(1_000_000) == pytest.approx(2.512e-7, rel=1e-3)
     with pytest.raises(InvalidNoise) as caught:
