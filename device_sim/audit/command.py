@@ -7,9 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from coordinator.core.privacy.statement import Mode
 from device_sim.audit.attacks import Verdict
 from device_sim.audit.page import write
 from device_sim.audit.plans import Audit, claim_of, judged, ran
+from device_sim.report.elements import counted
 
 
 def run_audit(audit: Audit, out: Path, console: Console) -> Verdict:
@@ -22,7 +24,7 @@ def run_audit(audit: Audit, out: Path, console: Console) -> Verdict:
     claim = claim_of(audit)
     console.print(
         f"Claim: ε = {claim:.3f} at δ = {audit.target_delta:g} against the {audit.opponent.value}, "
-        f"for a device in a task of {audit.rounds} rounds ({audit.mode.value} noise, "
+        f"for {_unit(audit)} in a task of {counted(audit.rounds, 'round')} ({audit.mode.value} noise, "
         f"z = {audit.multiplier:g}).",
         soft_wrap=True,
     )
@@ -35,3 +37,8 @@ def run_audit(audit: Audit, out: Path, console: Console) -> Verdict:
     for path in write(out, audit, run, verdict):
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
     return verdict
+
+
+def _unit(audit: Audit) -> str:
+    """Whose data the claim hides."""
+    return "an example on a device" if audit.mode is Mode.EXAMPLE_LEVEL else "a device"

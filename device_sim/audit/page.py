@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.core.privacy.statement import Mode, Opponent
+from coordinator.core.privacy.plans import OF_THE_COORDINATOR
+from coordinator.core.privacy.statement import Mode, Opponent, Statement, stated
 from device_sim.audit.attacks import Verdict
 from device_sim.audit.attacks import figure as epsilon
 from device_sim.audit.plans import Audit, Ran, scores_of
@@ -29,10 +30,17 @@ _LONGEST: Final = 20.0
 
 
 def facts(audit: Audit, run: Ran, verdict: Verdict) -> dict[str, Any]:
-    """What was found, as numbers."""
+    """What was found, as numbers, with what the claim is about."""
+    claim = _claim(audit, verdict)
     return {
         "mode": audit.mode.value,
         "opponent": audit.opponent.value,
+        "unit": claim.unit.value,
+        "adjacency": claim.adjacency.value,
+        "mechanism": claim.mechanism.value,
+        "sampling": claim.sampling,
+        "accountant": claim.accountant,
+        "assumptions": list(claim.assumptions),
         "epsilon_claimed": verdict.claimed,
         "epsilon_bound": verdict.bound,
         "epsilon_bound_at_most": verdict.most,
@@ -82,6 +90,7 @@ def page(audit: Audit, run: Ran, verdict: Verdict) -> str:
         f'<header class="top"><p class="eyebrow">Audit of {escape(audit.mode.value)} noise, '
         f"z = {audit.multiplier:g}</p><h1>{title}</h1>"
         f'<p class="lead">{escape(verdict.sentence())}</p>{tiles}</header><main>'
+        + section("claim", "What is claimed", escape(_claim(audit, verdict).sentence()), "")
         + section("bound", "The bound beside the claim", escape(said), _scale_card(verdict))
         + section("next", "What to do next", escape(_advice(verdict)), "")
         + section("scores", "What the attacker saw", escape(_attacker(audit)), _scores_card(audit, run, verdict))
@@ -99,6 +108,12 @@ def _title(verdict: Verdict) -> str:
     if verdict.disproved:
         return "The claim is disproved"
     return "The claim is too large to be disproved" if verdict.out_of_reach else "The claim was not disproved"
+
+
+def _claim(audit: Audit, verdict: Verdict) -> Statement:
+    """The claim with everything that stands beside it, as a ledger would state it."""
+    accountant = "the exact curve of a Gaussian" if audit.mode in OF_THE_COORDINATOR else "zcdp"
+    return stated(audit.mode, audit.opponent, verdict.claimed, verdict.delta, accountant=accountant)
 
 
 def _advice(verdict: Verdict) -> str:

@@ -145,11 +145,16 @@ def test_the_report_has_the_bound_beside_the_claim(tmp_path: Path) -> None:
     found = json.loads(numbers.read_text())
     assert found["epsilon_bound"] == verdict.bound < found["epsilon_claimed"] == claim_of(audit)
     assert (found["mode"], found["opponent"], found["disproved"]) == ("central", "recipients", False)
+    assert (found["unit"], found["adjacency"]) == ("one installation of the app", "add or remove one")
+    assert found["mechanism"] == "Gaussian on the sum of a round"
+    assert found["sampling"]
+    assert found["assumptions"]
     text = report.read_text()
     assert text.count("<svg") == 2
     assert text.count("<rect") > 50
     assert f"{verdict.claimed:.2f}" in text
     assert "was not disproved" in text
+    assert "for one installation of the app (add or remove one)" in text, "ε never stands alone"
     assert "http" not in text, "it loads nothing"
 
 
@@ -230,7 +235,7 @@ def test_the_command_says_claim_and_bound_and_ends_with_0(tmp_path: Path) -> Non
 def test_the_command_audits_examples_too(tmp_path: Path) -> None:
     code, said = command(tmp_path, "--mode", "example-level")
     assert code == 0, said
-    assert "(example-level noise, z = 2)" in said
+    assert "for an example on a device in a task of 2 rounds (example-level noise, z = 2)" in said
 
 
 def test_the_command_ends_with_1_where_a_promise_is_broken(tmp_path: Path) -> None:
