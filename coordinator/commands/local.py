@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import ipaddress
 import os
 import re
 import tempfile
@@ -34,6 +35,16 @@ def read_settings(**given: Any) -> Settings:
         advice = f"did you mean {meant}?" if meant else "unset it, or see the settings in docs/operations.md"
         raise Mistake(f"{name} is not a setting; {advice}")
     return settings_as_they_are(**given)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this host stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def settings_as_they_are(**given: Any) -> Settings:

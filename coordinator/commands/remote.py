@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import ipaddress
 import json
 import secrets
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import typer
 
 from coordinator.commands.console import REFUSED, Mistake, one_line_errors, plain, say
-from coordinator.commands.local import settings_as_they_are
+from coordinator.commands.local import is_loopback, settings_as_they_are
 
 if TYPE_CHECKING:
     import httpx
@@ -206,7 +205,7 @@ def connected(address: str, token_file: Path | None) -> Iterator[Operator]:
             base_url=where,
             headers={"authorization": f"Bearer {_token(path)}", "user-agent": "edgewise-coordinator"},
             timeout=_TIMEOUT_S,
-            trust_env=not _is_loopback(urlsplit(where).hostname or ""),  # a proxy does not lead to this machine
+            trust_env=not is_loopback(urlsplit(where).hostname or ""),  # a proxy does not lead to this machine
         ) as client:
             yield Operator(client, str(path))
 
@@ -224,18 +223,9 @@ def _address(given: str) -> str:
         named = False
     if not named:
         raise Mistake(f"--address is such as https://edgewise.example or http://127.0.0.1:8470, not {given!r}")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         say(f"edgewise-coordinator: the token goes to {parts.hostname} unencrypted; use https:// beyond this machine")
     return given
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _token(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import signal
 import socket
@@ -14,7 +13,7 @@ import typer
 
 from coordinator.commands.console import Mistake, one_line_errors
 from coordinator.commands.home import signing_key
-from coordinator.commands.local import check_blobs, opened, read_settings
+from coordinator.commands.local import check_blobs, is_loopback, opened, read_settings
 from coordinator.logs import start_logging
 from coordinator.settings import Settings
 from edge_runtime.protocol.errors import Refusal
@@ -116,15 +115,6 @@ def listen(settings: Settings) -> socket.socket:
             sentence = f"port {settings.port} is in use; stop what uses it, or choose another with --port (0: any)"
             raise Mistake(sentence) from None
         raise Mistake(f"cannot listen on {settings.host}:{settings.port}: {problem.strerror}") from None
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _has_token(settings: Settings) -> bool:

@@ -13,7 +13,10 @@ from coordinator.store.tables import Task
 from edge_runtime.protocol.checkin import Assignment
 from edge_runtime.protocol.checkpoint import Weights, verify_checkpoint
 from tests.coordinator.asking import check_in, report_of, send_report
-from tests.programme import BUNDLE_SHA256, COORDINATOR_KEY, MANIFEST, Home, Phone
+from tests.programme import BUNDLE_SHA256, COORDINATOR_KEY, MANIFEST, PLAN, TASK, Home, Phone, one_hot, replace
+
+ALONE = replace(PLAN, goal=1, min_reports=1)
+"""A plan that one phone can do."""
 
 
 def weights_of(home: Home, sha256: str) -> Weights:
@@ -46,6 +49,12 @@ def written(home: Home, act: Callable[[Session], Any]) -> Any:
         return act(session)
 
 
+def act(home: Home, what: str, task: str = TASK) -> dict[str, Any]:
+    """An operator starts, pauses, resumes or cancels a task; the task."""
+    answer: dict[str, Any] = home.operator("POST", f"/tasks/{task}/{what}").raise_for_status().json()
+    return answer
+
+
 def begun(home: Home, phones: Sequence[Phone], visit: str) -> list[Assignment | None]:
     """Phones check in, the worker looks, and each hears whether it was chosen."""
     for phone in phones:
@@ -58,3 +67,11 @@ def reported(home: Home, phone: Phone, assignment: Assignment | None, delta: np.
     assert assignment is not None
     answer = send_report(home, phone, assignment, report_of(phone, assignment, delta))
     assert answer.status_code == 200, answer.text
+
+
+def one_round(home: Home, number: int, visit: str) -> None:
+    """One phone does a whole round alone."""
+    phone = home.phone(number)
+    (assignment,) = begun(home, [phone], visit)
+    reported(home, phone, assignment, one_hot(number))
+    home.look()

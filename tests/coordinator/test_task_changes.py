@@ -16,24 +16,8 @@ from coordinator.store.tables import Tenant
 from edge_runtime.protocol.checkpoint import checkpoint_bytes
 from edge_runtime.protocol.errors import Conflict, Malformed, NotFound, PreconditionFailed
 from tests.coordinator.asking import refusal
-from tests.coordinator.running import begun, reported, rounds_of, stored, task_of, written
-from tests.programme import MANIFEST, PLAN, START, TASK, TENANT, Home, one_hot, replace
-
-ALONE = replace(PLAN, goal=1, min_reports=1)
-
-
-def act(home: Home, what: str, task: str = TASK) -> dict[str, Any]:
-    answer: dict[str, Any] = home.operator("POST", f"/tasks/{task}/{what}").raise_for_status().json()
-    return answer
-
-
-def one_round(home: Home, number: int, visit: str) -> None:
-    """One phone does a whole round alone."""
-    phone = home.phone(number)
-    (assignment,) = begun(home, [phone], visit)
-    reported(home, phone, assignment, one_hot(number))
-    home.look()
-
+from tests.coordinator.running import ALONE, act, one_round, rounds_of, stored, task_of, written
+from tests.programme import MANIFEST, PLAN, START, TASK, TENANT, Home, replace
 
 # --- changes ------------------------------------------------------------------------------------------------------
 
