@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, NamedTuple
 
 from sqlmodel import Session, col, select
@@ -20,6 +21,7 @@ from sqlmodel import Session, col, select
 from coordinator.core.privacy.chain import Entry, Head, entry_digest, genesis, linked, verified
 from coordinator.core.privacy.ledger import ALERTS, Account, Fact, Spent, applied, spent
 from coordinator.core.privacy.refusals import LedgerDamaged
+from coordinator.store.database import after_commit
 from coordinator.store.privacy_tables import EntryRow, LedgerRow, SpentRow
 from coordinator.store.tables import Population
 
@@ -218,7 +220,7 @@ def _keep(known: _Known) -> None:
 
 
 def _note_spent(session: Session, book: Book) -> None:
-    """Keep what is spent where it is quickly read, and tell operators once at each alert."""
+    """Keep what is spent where it is quickly read, and tell operators once at each alert, when it is durable."""
     for budget in book.account.budgets:
         now = spent(book.account, budget)
         row = session.get(SpentRow, (*book.whose, budget.opponent.value))
@@ -226,7 +228,7 @@ def _note_spent(session: Session, book: Book) -> None:
             row = SpentRow(**book.whose._asdict(), opponent=budget.opponent.value, figure=0.0, share=0.0)
         passed = max((share for share in (*ALERTS, 1.0) if now.share >= share - 1e-9), default=0.0)
         if passed > row.alert:
-            _tell(book, now, passed)
+            after_commit(session, partial(_tell, book, now, passed))
         row.figure, row.share, row.alert = now.figure, now.share, passed
         session.add(row)
 

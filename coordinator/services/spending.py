@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 
 from sqlmodel import Session, select
 
@@ -22,7 +23,7 @@ from coordinator.core.task_settings import read_settings
 from coordinator.services import ledger
 from coordinator.services.ledger import Book, Whose
 from coordinator.services.running import read_manifest, read_plan
-from coordinator.store.database import database_now
+from coordinator.store.database import after_commit, database_now
 from coordinator.store.tables import BundleRow, Group, Round, Task
 
 _log = logging.getLogger("edgewise.privacy")
@@ -125,10 +126,15 @@ def charge(session: Session, round_: Round) -> None:
     fact = decisions.charge(book.account, task.name, round_.number)
     after = ledger.add(session, book, fact, database_now(session))
     if fact is not None:
-        _log.info(
-            "round %d of task %s is charged to %s: entry %d, %s",
-            round_.number, task.name, whose, after.head.count, after.head.digest,
-        )  # fmt: skip
+        after_commit(session, partial(_log_charge, after, fact))
+
+
+def _log_charge(book: Book, fact: Fact) -> None:
+    """A head that was logged is one that the ledger had, for whoever keeps it elsewhere."""
+    _log.info(
+        "round %d of task %s is charged to %s: entry %d, %s",
+        fact.round, fact.task, book.whose, book.head.count, book.head.digest,
+    )  # fmt: skip
 
 
 def note_release(session: Session, round_: Round) -> None:

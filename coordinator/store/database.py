@@ -22,7 +22,7 @@ from edge_runtime.protocol.errors import Refusal, StorageFull, Unavailable
 BUSY_TIMEOUT_MS = 20_000
 TRIES = 4
 """How often a transaction that may be repeated begins, at most; the last time it has the database to itself."""
-_NOW, _CLOCK = "edgewise.now", "edgewise.clock"
+_NOW, _CLOCK, _AFTER = "edgewise.now", "edgewise.clock", "edgewise.after"
 
 Answer = TypeVar("Answer")
 
@@ -158,6 +158,8 @@ class Database:
                     session.flush()
                 finally:
                     session.close()
+            for act in session.info.pop(_AFTER, ()):
+                act()
 
     def now(self) -> datetime:
         """The time outside a transaction: this process's clock, put right by the last transaction that wrote."""
@@ -177,6 +179,14 @@ def database_now(session: Session) -> datetime:
         return clock() if clock else postgres.time_of(session.connection())
     now: datetime = session.info[_NOW]
     return now
+
+
+def after_commit(session: Session, act: Callable[[], None]) -> None:
+    """Act once what the transaction wrote is durable; never for an attempt that was rolled back, or is made again.
+
+    Who dies in between has not acted: it is for what others may miss, such as lines of the log.
+    """
+    session.info.setdefault(_AFTER, []).append(act)
 
 
 def _address(url: str) -> URL:
@@ -199,15 +209,15 @@ def _translated() -> Iterator[None]:
     except PoolTimeout as problem:
         raise Unavailable("all connections to the database are in use", retry_after_s=10) from problem
     except DBAPIError as problem:
-        raise _what_passes(problem.orig) or problem from problem
+        raise _refusal_for(problem.orig) or problem from problem
     except psycopg.Error as problem:
-        raise _what_passes(problem) or problem from problem
+        raise _refusal_for(problem) or problem from problem
 
 
-def _what_passes(problem: BaseException | None) -> Refusal | None:
-    """What the surroundings did, if it is one of the things that pass."""
+def _refusal_for(problem: BaseException | None) -> Refusal | None:
+    """What a caller is told of an error of the database, if it is not a bug."""
     if not isinstance(problem, sqlite3.OperationalError):
-        return postgres.what_passes(problem)
+        return postgres.refusal_for(problem)
     code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return StorageFull("the coordinator's disk is full", retry_after_s=900)

@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import ExceptionContext
 
-from edge_runtime.protocol.errors import Refusal, StorageFull, Unavailable
+from edge_runtime.protocol.errors import Malformed, Refusal, StorageFull, Unavailable
 
 LOCK_TIMEOUT_S = 20
 STATEMENT_TIMEOUT_S = 60
@@ -40,6 +40,8 @@ _PASSES = {
 }
 """What passes by itself, and when to try again, in seconds."""
 _LOST_S = 10.0
+_UNKEPT = (None, "22021", "22P05")
+"""Of data errors: NUL in a text, as the driver finds it, and characters without a place in the database's encoding."""
 
 _BEGIN_SHARED = text(
     "SELECT set_config('idle_in_transaction_session_timeout', :idle, true), "
@@ -120,10 +122,12 @@ def is_conflict(problem: BaseException | None) -> bool:
     return isinstance(problem, psycopg.Error) and problem.sqlstate in _CONFLICTS
 
 
-def what_passes(problem: BaseException | None) -> Refusal | None:
-    """What the surroundings did, if it is one of the things that pass."""
+def refusal_for(problem: BaseException | None) -> Refusal | None:
+    """What the surroundings did, if it passes; or that a text has a character which the database cannot keep."""
     if not isinstance(problem, psycopg.Error):
         return None
+    if isinstance(problem, psycopg.DataError) and problem.sqlstate in _UNKEPT:
+        return Malformed("a text of the request has the character NUL, or another that the database cannot keep")
     if problem.sqlstate == _DISK_FULL:
         return StorageFull("the database's disk is full", retry_after_s=900)
     if problem.sqlstate in _PASSES:

@@ -10,7 +10,9 @@ from tests.postgres import Postgres, running
 from tests.programme import PLAN, Clock, Home, Phone, copy_home, forget_home, make_home, open_home, replace
 from tests.warm import LOOP
 
-_ON_BOTH = ("device_reports", "exactly_once", "leaving", "report_parts", "retention", "round", "secure_restarts")
+_ON_BOTH = (
+    "characters", "device_reports", "exactly_once", "leaving", "report_parts", "retention", "round", "secure_restarts",
+)  # fmt: skip
 ON_BOTH = (*(f"tests.coordinator.test_{name}" for name in _ON_BOTH), "tests.coordinator.privacy.test_spending_together")
 """Where the database matters, every test runs on both kinds."""
 

@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -296,6 +297,8 @@ def check(here: Spenders, rounds: float) -> int:
     places = {(one.fact.task, one.fact.round): one.place for one in charges}
     for name, number, released_in in opened:
         assert charged_in[places[name, number]] < released_in, "a charge is durable before a sum is used"
+    named = re.findall(r"entry (\d+), ([0-9a-f]{64})$", "".join(one.said() for one in here.workers), re.MULTILINE)
+    assert {digest for _place, digest in named} <= {one.digest for one in entries}, "logged heads are of this ledger"
     assert here.states() == {("completed", "budget-spent"): TASKS}
     return len(opened)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from typing import Any
 
@@ -17,6 +19,7 @@ from edge_runtime.protocol.reasons import Abandonment
 from tests.coordinator.asking import check_in
 from tests.coordinator.privacy.spending import (
     FEW,
+    PRIVACY,
     RHO,
     budget_of,
     entries_of,
@@ -25,7 +28,7 @@ from tests.coordinator.privacy.spending import (
     ordered,
     put_budget,
 )
-from tests.programme import START, Home
+from tests.programme import START, Crash, Home
 
 
 def rounds_in(database: Database, names: list[str], number: int = 1) -> list[tuple[str, str]]:
@@ -118,6 +121,37 @@ def charged_then_abandoned(home: Home) -> None:
         rounds.abandon(session, round_, Event.TOO_FEW_DEVICES, Abandonment.TOO_FEW_REPORTS, START)
 
     at_once(database, [charge_and_abandon])
+
+
+def test_what_is_logged_of_a_ledger_is_durable_and_is_logged_once(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    """The heads that the log names are kept elsewhere: a transaction that is rolled back leaves no line."""
+    members(home, FEW)
+    put_budget(home, rho=1.05 * RHO).raise_for_status()
+    ordered(home)
+    home.look()
+    database = home.app.state.parts.database
+    (ids,) = rounds_in(database, ["words"])
+
+    def reserve_and_charge(session: Session) -> None:
+        spending.reserve(session, session.get_one(Task, ids[0]), session.get_one(Round, ids[1]))
+        spending.charge(session, session.get_one(Round, ids[1]))
+
+    def die(session: Session) -> None:
+        reserve_and_charge(session)
+        raise Crash
+
+    def heads() -> list[str]:
+        found = [re.search(r"entry (\d+), ([0-9a-f]{64})$", record.getMessage()) for record in caplog.records]
+        return [f"{one[1]}:{one[2]}" for one in found if one]
+
+    with caplog.at_level(logging.INFO, logger="edgewise.privacy"):
+        with pytest.raises(Crash):
+            database.transact(die)
+        assert heads() == []
+        database.transact(reserve_and_charge)
+    assert len(heads()) == 2, "90 % is passed, and the round is charged"
+    for head in heads():
+        home.operator("GET", f"{PRIVACY}/ledger?known={head}").raise_for_status()
 
 
 def test_an_abandoned_round_keeps_its_charge(home: Home) -> None:
