@@ -32,6 +32,7 @@ nightly: $(STAMP) ## the long suites: histories, every zoo model, every rule, ki
 	@$(BIN)/python -m tests.coordinator.histories --count 500 --seed 10000 --database postgresql
 	@$(BIN)/python -m tests.coordinator.secure_nightly
 	@$(BIN)/python -m tests.system.replicas --rounds 30
+	@$(BIN)/python -m tests.system.spending_replicas --budgets 8
 	@$(BIN)/python -m tests.coordinator.test_openapi --examples 200
 	@$(BIN)/python -m tests.device_sim.audit.nightly
 	@$(BIN)/python -m tests.model_export.nightly

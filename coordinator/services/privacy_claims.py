@@ -16,11 +16,13 @@ from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEv
 from coordinator.core.privacy.gaussian import exact_epsilon
 from coordinator.core.privacy.ledger import Account, TaskAccount
 from coordinator.core.privacy.opinions import Opinion
-from coordinator.core.privacy.participation import most_participations
+from coordinator.core.privacy.participation import dearest
+from coordinator.core.privacy.plans import limits_of
 from coordinator.core.privacy.refusals import NotCovered
 from coordinator.core.privacy.settings import default_target_delta
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent, Statement, claimed_epsilon, stated
 from coordinator.core.privacy.zcdp import example_rho
+from coordinator.core.rounds import Phase
 from coordinator.services import ledger
 from coordinator.services.budgets import devices_of
 from coordinator.services.catalogue import population_named
@@ -28,7 +30,7 @@ from coordinator.services.ledger import Book, Whose
 from coordinator.services.running import read_plan
 from coordinator.store.database import Database
 from coordinator.store.privacy_tables import ClaimRow
-from coordinator.store.tables import Task, Tenant
+from coordinator.store.tables import Round, Task, Tenant
 from edge_runtime.protocol.errors import Malformed, NotFound
 
 SecondOpinion = Callable[[Sequence[Event], float], tuple[Opinion, Opinion]]
@@ -219,13 +221,20 @@ def _examples(
         plan = read_plan(row.plan)
         if plan.example_clipping_norm is None or task not in (None, row.name) or not row.rounds_committed:
             continue
-        times = most_participations(row.rounds_committed, plan.separation, plan.most_participations)
-        rho = example_rho(plan.example_noise_multiplier, plan.epochs, times)
+        one = example_rho(plan.example_noise_multiplier, plan.epochs, 1)
+        rho = dearest(_costs(session, row, one), limits_of(plan))
         at = target_delta_of(account, Opponent.RECIPIENTS, delta)
         epsilon = rho_to_epsilon(rho, at)
         statement = stated(Mode.EXAMPLE_LEVEL, Opponent.RECIPIENTS, epsilon, at)
         found.append(Examples(task=row.name, figure=_figure([statement], epsilon, None)))
     return found
+
+
+def _costs(session: Session, task: Task, one: float) -> list[float]:
+    """ρ of each round of a task up to the last one that was committed, by number; 0 for those that came to nothing."""
+    query = select(Round.number).where(Round.task_id == task.id, Round.phase == Phase.COMMITTED)
+    committed = set(session.exec(query).all())
+    return [one * (number in committed) for number in range(1, max(committed) + 1)]
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

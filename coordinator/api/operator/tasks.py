@@ -263,6 +263,7 @@ def resume_task(name: str, response: Response, tenant: TenantOf, parts: PartsOf,
     with parts.database.writing() as session:
         _check_version(session, tenant, name, expected)
         task = tasks.resume_task(session, tenant, name)
+        _check_spending(session, tenant, parts, task)
     return _answer(parts, response, task)
 
 

@@ -9,7 +9,7 @@ Sensitivity: a device takes part at most k times, at least b rounds apart. For c
     sens² = ‖Σ C[:, j b]‖², j from 0 to k - 1         (theorem 2 of https://arxiv.org/abs/2405.13763)
 
 and ρ = sens² / 2z² for noise z and clipping norm 1. No sampling is assumed. The opponent is a recipient: the noise is
-drawn by the coordinator. Add and remove, and the next participation may depend on what was released before.
+drawn by the coordinator. One gives zeros instead, and the next participation may depend on what was released before.
 
 The square root of A, c_i = (2i - 1)!!/(2i)!!, is the best Toeplitz factor for one participation up to a constant.
 Source: https://arxiv.org/abs/2202.11205. `blt` has factors that need few vectors of memory.

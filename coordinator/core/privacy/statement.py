@@ -44,7 +44,9 @@ class Adjacency(StrEnum):
     """What two neighbouring worlds differ in."""
 
     ADD_OR_REMOVE = "add or remove one"
+    """Where each takes part by a coin of its own: nobody's place is filled by another."""
     ZERO_OUT = "one gives zeros instead"
+    """Elsewhere: rounds have a most, so that who stays away makes room, and the sum moves by two reports."""
 
 
 class Mechanism(StrEnum):
@@ -111,9 +113,6 @@ class Statement:
 NO_SAMPLING: Final = "no sampling is assumed"
 POISSON: Final = "each device of a fixed, known population is drawn by a coin of the coordinator"
 
-_ZEROED: Final = frozenset({Mode.DISTRIBUTED, Mode.LOCAL, Mode.EXAMPLE_LEVEL})
-"""Modes of which everybody sees who takes part, or how many examples there are: the order of an epoch rests on it."""
-
 _SIGNED_PLAN: Final = "devices run the signed plan, and keep its limits"
 """Clipping and, where they add it, noise; and how often one takes part: every figure counts on it."""
 _WITHIN_LANES: Final = "no member of a group sends more than the plan allows, to make a sum wrap around"
@@ -122,8 +121,6 @@ _NOT_DATA: Final = (
     "when and how often a device comes, how a visit ends and how many examples it says it has are no secrets"
 )
 """The claim is about reports; the coordinator sees the rest, examples rounded down to a power of two."""
-_UNFILLED: Final = "a device that stays away is not replaced by another"
-"""What adding or removing one means, where there are no coins."""
 
 _ASSUMPTIONS: Final = {
     Mode.DISTRIBUTED: (
@@ -174,22 +171,21 @@ def stated(
         target_delta=target_delta,
         opponent=opponent,
         unit=Unit.EXAMPLE if example else Unit.INSTALLATION,
-        adjacency=Adjacency.ZERO_OUT if mode in _ZEROED else Adjacency.ADD_OR_REMOVE,
+        adjacency=Adjacency.ADD_OR_REMOVE if sampled else Adjacency.ZERO_OUT,
         mechanism=MECHANISMS[mode],
         sampling=POISSON if sampled else NO_SAMPLING,
         accountant=accountant,
-        assumptions=(*_ASSUMPTIONS[mode], *_more_assumptions(mode, opponent, sampled=sampled)),
+        assumptions=(*_ASSUMPTIONS[mode], *_more_assumptions(mode, opponent)),
     )
 
 
-def _more_assumptions(mode: Mode, opponent: Opponent, *, sampled: bool) -> tuple[str, ...]:
+def _more_assumptions(mode: Mode, opponent: Opponent) -> tuple[str, ...]:
     """What depends on more than the mode."""
     of_the_coordinator = mode in (Mode.CENTRAL, Mode.CORRELATED)
     wraps = of_the_coordinator or (mode is Mode.DISTRIBUTED and opponent is Opponent.RECIPIENTS)
     return (
         *((_NOT_DATA,) if opponent is Opponent.COORDINATOR else ()),
         *((_WITHIN_LANES,) if wraps else ()),
-        *((_UNFILLED,) if of_the_coordinator and not sampled else ()),
     )
 
 

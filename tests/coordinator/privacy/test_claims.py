@@ -206,7 +206,7 @@ def test_central_noise_says_that_it_does_not_protect_from_the_coordinator(home: 
     assert against["coordinator"]["epsilon"] is None
     assert against["coordinator"]["sentence"].startswith("No protection against the coordinator")
     assert against["recipients"]["epsilon"] == pytest.approx(exact_epsilon(1 / NOISE, DELTA), rel=1e-3)
-    assert against["recipients"]["adjacency"] == "add or remove one"
+    assert against["recipients"]["adjacency"] == "one gives zeros instead"
     assert against["recipients"]["budget_share"] == pytest.approx(1 / (2 * NOISE**2) / 9.0, rel=1e-3)
 
 

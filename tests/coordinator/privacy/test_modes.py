@@ -5,6 +5,7 @@ from __future__ import annotations
 import mpmath
 import pytest
 
+from coordinator.core.privacy.conversions import rho_to_epsilon
 from coordinator.core.privacy.ledger import (
     Account,
     Budget,
@@ -176,7 +177,7 @@ def test_a_population_of_several_modes_is_stated_with_all_that_must_hold(home: H
     assert against["coordinator"]["epsilon"] is None, "the central task lay open to it"
     both = against["recipients"]
     assert both["epsilon"] == pytest.approx(epsilon_of(2 * RHO), rel=1e-2)
-    assert both["adjacency"] == "add or remove one; one gives zeros instead"
+    assert both["adjacency"] == "one gives zeros instead"
     assert both["mechanism"].count(";") == 1
     assert statement_of(home, "?task=central")["rounds"] == 1
 
@@ -212,6 +213,35 @@ def test_examples_are_stated_apart_and_never_added(home: Home) -> None:
     assert one["task"] == TASK
     assert one["figure"]["epsilon"] == pytest.approx(least_over_orders(converted), rel=1e-3)
     assert one["figure"]["unit"] == "one example within one device"
+
+
+def test_examples_are_counted_by_the_numbers_of_rounds_as_devices_count_them(home: Home) -> None:
+    """Rounds 1 and 3, two apart: one device may be in both, though two rounds in a row would give it one."""
+    home.publish()
+    phone, other = home.phone(0), home.phone(1)
+    plan = replace(
+        CENTRAL,
+        goal=1,
+        expected_participants=1,
+        privacy=Privacy.NONE,
+        noise_multiplier=0.0,
+        separation=2,
+        example_clipping_norm=1.0,
+        example_noise_multiplier=0.5,
+    )
+    home.start_task(plan, pool_size=1, rounds=9, reporting_deadline_s=100)
+    for number, (who, reports) in enumerate(((phone, True), (other, False), (phone, True))):
+        (assignment,) = begun(home, [who], f"round {number}")
+        if reports:
+            reported(home, who, assignment, one_hot(0))
+        else:
+            home.clock.forward(101)
+        home.look()
+        home.look()
+    assert [one["phase"] for one in home.rounds()[:3]] == ["committed", "abandoned", "committed"]
+    (one,) = statement_of(home)["examples"]
+    expected = rho_to_epsilon(example_rho(0.5, plan.epochs, 2), one["figure"]["target_delta"])
+    assert one["figure"]["epsilon"] == pytest.approx(expected)
 
 
 def test_a_dry_run_says_what_a_claim_lacks(home: Home) -> None:

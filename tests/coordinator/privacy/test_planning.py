@@ -38,6 +38,7 @@ from coordinator.core.privacy.settings import (
     default_target_delta,
 )
 from coordinator.core.privacy.statement import PROTECTS, Adjacency, Mode, Opponent, Unit, claimed_epsilon, stated
+from coordinator.core.selection import ranked, round_seed
 from edge_runtime.protocol.plan import Plan, Privacy
 from tests.coordinator.secure import secure_plan
 from tests.programme import PLAN, replace
@@ -314,6 +315,18 @@ def test_an_active_task_may_get_stronger() -> None:
                      charged=True)  # fmt: skip
 
 
+def test_one_device_more_displaces_another_so_that_nothing_is_claimed_of_adding_one() -> None:
+    """A round takes so many of those who came: with one more, the sum moves by two reports in opposite directions."""
+    seed = round_seed(bytes(32), 1)
+    came, others = ([f"{kind} {number}" for number in range(100)] for kind in ("device", "other"))
+    most, chosen = 50, set(ranked(seed, came)[:50])
+    more = next(name for name in others if name in ranked(seed, [*came, name])[:most])
+    after = set(ranked(seed, [*came, more])[:most])
+    assert (len(after - chosen), len(chosen - after)) == (1, 1), "one comes, one goes: 2 C"
+    for mode in (Mode.CENTRAL, Mode.CORRELATED, Mode.DISTRIBUTED, Mode.LOCAL):
+        assert stated(mode, Opponent.RECIPIENTS, 1.0, 1e-7).adjacency is Adjacency.ZERO_OUT
+
+
 def test_a_figure_never_stands_alone() -> None:
     sentence = stated(Mode.DISTRIBUTED, Opponent.COORDINATOR, 2.99951, 1e-7).sentence()
     for part in ("ε = 3.000", "δ = 1e-07", "coordinator", Unit.INSTALLATION, Adjacency.ZERO_OUT, "no sampling", "zcdp"):
@@ -325,8 +338,8 @@ def test_a_figure_never_stands_alone() -> None:
     [
         (Mode.DISTRIBUTED, Opponent.COORDINATOR, {"secrets"}),
         (Mode.DISTRIBUTED, Opponent.RECIPIENTS, {"wrap around"}),
-        (Mode.CENTRAL, Opponent.RECIPIENTS, {"wrap around", "not replaced"}),
-        (Mode.CORRELATED, Opponent.RECIPIENTS, {"wrap around", "not replaced"}),
+        (Mode.CENTRAL, Opponent.RECIPIENTS, {"wrap around"}),
+        (Mode.CORRELATED, Opponent.RECIPIENTS, {"wrap around"}),
         (Mode.LOCAL, Opponent.RECIPIENTS, set()),
         (Mode.LOCAL, Opponent.COORDINATOR, {"secrets"}),
     ],
@@ -335,7 +348,7 @@ def test_a_figure_says_all_that_it_counts_on(mode: Mode, opponent: Opponent, sai
     """That devices clip and keep their limits is in all of them."""
     found = stated(mode, opponent, 1.0, 1e-7).assumptions
     assert any("signed plan, and keep its limits" in one for one in found)
-    assert said == {word for word in ("secrets", "wrap around", "not replaced") if any(word in one for one in found)}
+    assert said == {word for word in ("secrets", "wrap around") if any(word in one for one in found)}
 
 
 def test_no_claim_is_made_where_none_holds() -> None:
@@ -345,9 +358,9 @@ def test_no_claim_is_made_where_none_holds() -> None:
     for mode, opponent in ((Mode.DISTRIBUTED, Opponent.COORDINATOR), (Mode.CENTRAL, Opponent.COORDINATOR)):
         with pytest.raises(NotCovered, match="claims no sampling"):
             stated(mode, opponent, 1.0, 1e-7, sampled=True)
-    sampled = stated(Mode.CENTRAL, Opponent.RECIPIENTS, 1.0, 1e-7, sampled=True).sentence()
-    assert "coin" in sampled
-    assert "not replaced" not in sampled
+    sampled = stated(Mode.CENTRAL, Opponent.RECIPIENTS, 1.0, 1e-7, sampled=True)
+    assert "coin" in sampled.sentence()
+    assert sampled.adjacency is Adjacency.ADD_OR_REMOVE
     assert stated(Mode.EXAMPLE_LEVEL, Opponent.RECIPIENTS, 1.0, 1e-7).unit is Unit.EXAMPLE
 
 

@@ -279,3 +279,16 @@ def test_a_ledger_of_another_tenant_is_not_found(home: Home) -> None:
         answer = home.request("GET", f"/v1/operator{PRIVACY}/{path}", headers=headers)
         assert refusal(answer) == "not-found"
     assert POPULATION not in str(home.request("GET", "/v1/operator/populations", headers=headers).json())
+
+
+def test_a_running_task_is_not_narrowed_below_the_smallest_cohort(home: Home) -> None:
+    home.publish()
+    for number in range(2):
+        home.phone(number)
+    put_budget(home, "recipients", rho=9.0).raise_for_status()
+    rule = {"version": 1, "where": {"or": []}}
+    home.operator("PUT", f"/populations/{POPULATION}/cohorts/nobody", json=rule).raise_for_status()
+    home.start_task(CENTRAL, pool_size=2, rounds=3)
+    home.operator("POST", f"/tasks/{TASK}/pause").raise_for_status()
+    home.operator("PATCH", f"/tasks/{TASK}", json={"cohort": "nobody"}).raise_for_status()
+    problem(home.operator("POST", f"/tasks/{TASK}/resume"), "cohort-too-small")
