@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, func, select
@@ -36,6 +38,7 @@ from coordinator.services.rounds import abandon, end_task, for_one_group
 from coordinator.services.running import read_plan
 from coordinator.services.spending import Room
 from coordinator.services.stops import stop_for
+from coordinator.store.database import after_commit
 from coordinator.store.group_tables import Quarantine
 from coordinator.store.tables import (
     Candidate,
@@ -49,6 +52,8 @@ from coordinator.store.tables import (
 )
 from edge_runtime.protocol.plan import Summing
 from edge_runtime.protocol.reasons import Abandonment
+
+_log = logging.getLogger("edgewise.privacy")
 
 
 def tasks_to_tend(session: Session, now: datetime) -> list[str]:
@@ -134,7 +139,16 @@ def _ends_for_privacy(session: Session, task: Task, room: Room, now: datetime) -
     why = _WITHOUT_ROOM.get(room)
     if why is not None:
         end_task(session, task, TaskEvent.STOPPED, why, now)
+        after_commit(session, partial(_log_end, task, why))
     return why is not None
+
+
+def _log_end(task: Task, why: Stop) -> None:
+    """In the log, beside the alerts of its budget, or what is wrong with its ledger."""
+    _log.warning(
+        "task %s of %s has ended after %d rounds: %s",
+        task.name, spending.whose_of(task), task.rounds_committed, why.value,
+    )  # fmt: skip
 
 
 def _start_from_the_newest(session: Session, task: Task, round_: Round) -> None:

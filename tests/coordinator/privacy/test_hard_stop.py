@@ -70,6 +70,8 @@ def test_a_task_that_has_spent_its_budget_ends_and_everybody_hears_of_it(
     assert [re.findall(r"\d+ %", record.getMessage())[0] for record in told] == ["70 %", "90 %"]
     assert {record.levelno for record in told} == {logging.WARNING}
     assert all("against the recipients" in record.getMessage() for record in told)
+    (ended,) = [record.getMessage() for record in caplog.records if "has ended" in record.getMessage()]
+    assert ended == f"task {TASK} of {TENANT}/{POPULATION} has ended after 4 rounds: budget-spent"
 
     assert re.search(r"state\s+completed.*budget-spent", served.out("tasks", "show", TASK), re.DOTALL)
     assert json.loads(served.out("tasks", "show", TASK, "--json"))["ended_because"] == "budget-spent"

@@ -203,6 +203,7 @@ def test_an_edited_ledger_is_found_at_the_start_and_by_whoever_reads_it(
     home.clock.forward(200)
     home.look()
     assert (home.task()["state"], home.task()["ended_because"]) == ("completed", "ledger-damaged")
+    assert "has ended after 0 rounds: ledger-damaged" in caplog.text
 
 
 def test_nothing_is_opened_on_an_edited_ledger(home: Home) -> None:
