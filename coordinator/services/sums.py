@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 from sqlmodel import Session, col, func, select
 
+from coordinator.core.privacy.folding import folded
+from coordinator.core.privacy.plans import OF_THE_COORDINATOR, mode_of
 from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
 from coordinator.services.rounds import live_groups
 from coordinator.services.running import read_manifest, read_plan
@@ -173,7 +175,8 @@ def opened_sum(session: Session, blobs: Blobs, round_: Round, plan: Plan, values
     """The sum of the deltas of a round's live groups, of so many values, and of their counts.
 
     A plain plan's lanes have room for all participants of a round; a secure plan's have room for one group, so each
-    group's sum is opened by itself.
+    group's sum is opened by itself. Where the coordinator adds the noise it is folded: no member of a group that
+    nobody can look into makes another one's report show.
 
     Raises:
         GroupDamaged: A partial sum's blob was damaged or lost.
@@ -181,11 +184,19 @@ def opened_sum(session: Session, blobs: Blobs, round_: Round, plan: Plan, values
     if plan.summing is Summing.PLAIN:
         return open_sum(plan, round_sum(session, blobs, round_), values, round_.clipping_norm)
     total, above = np.zeros(values, np.float64), 0.0
+    folds = mode_of(plan) in OF_THE_COORDINATOR
     for group in live_groups(session, round_.id):
         found = open_sum(plan, _group_sum(session, blobs, round_.tenant, group), values, round_.clipping_norm)
+        if folds:
+            found = _folded(plan, found, round_.clipping_norm)
         total += found.delta
         above += found.above
     return Opened(total, above)
+
+
+def _folded(plan: Plan, found: Opened, clipping_norm: float | None) -> Opened:
+    delta, counts = folded(found.delta, plan.lanes(clipping_norm)), plan.count_lanes()
+    return Opened(delta) if counts is None else Opened(delta, float(folded(np.array([found.above]), counts)[0]))
 
 
 def _group_sum(session: Session, blobs: Blobs, tenant: str, group: Group) -> LaneVector:

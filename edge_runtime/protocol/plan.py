@@ -323,13 +323,16 @@ class Plan:
         )
 
     def count_lanes(self) -> Lanes | None:
-        """The codec of the count of devices within an adaptive norm, in devices; None where the norm is fixed."""
+        """The codec of the count of devices within an adaptive norm, in devices; None where the norm is fixed.
+
+        It has room for twice as many: when all are within, their sum is still far from the edge of the ring.
+        """
         if self.adaptive is None:
             return None
         return Lanes(
             bits=self.lane_bits,
             clipping_norm=self.adaptive.sensitivity,
-            max_participants=self.max_participants,
+            max_participants=2 * self.max_participants,
             noise_multiplier=self.adaptive.count_multiplier if self.privacy in ON_DEVICES else 0.0,
             honest_survivors=self.honest_survivors(),
             bounded=True,

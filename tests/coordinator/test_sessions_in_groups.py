@@ -29,8 +29,8 @@ from tests.programme import AUTHORITY_KEY, BUNDLE_SHA256, FIRST_WEIGHTS, MANIFES
 End = Opened | Outcome
 
 
-def session_of(phone: SecurePhone) -> Session[End]:
-    """What the fleet drives, for one phone whose training came to these lanes."""
+def session_of(phone: SecurePhone, report: bytes | None = None) -> Session[End]:
+    """What the fleet drives, for one phone whose training came to this report; None for lanes that tell it apart."""
     assignment, codec = phone.assignment, phone.plan.lanes()
     summer = Summer(
         key=phone.phone.driver.key,
@@ -47,7 +47,7 @@ def session_of(phone: SecurePhone) -> Session[End]:
         checkpoint=Checkpoint(assignment.checkpoint_sha256, BUNDLE_SHA256, 0, FIRST_WEIGHTS),
         plan_sha256=digest(assignment.plan).hex(),
     )
-    return summer.sums(work, encode_report(assignment.participation, codec, codec.packed(phone.lanes())))
+    return summer.sums(work, report or encode_report(assignment.participation, codec, codec.packed(phone.lanes())))
 
 
 def drive(

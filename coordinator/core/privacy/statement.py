@@ -115,8 +115,11 @@ POISSON: Final = "each device of a fixed, known population is drawn by a coin of
 
 _SIGNED_PLAN: Final = "devices run the signed plan, and keep its limits"
 """Clipping and, where they add it, noise; and how often one takes part: every figure counts on it."""
-_WITHIN_LANES: Final = "no member of a group sends more than the plan allows, to make a sum wrap around"
-"""Where noise is not on the sum before it is read as signed numbers: that of the coordinator, and of other groups."""
+_WITHIN_LANES: Final = (
+    "no member of a group sends more than the plan allows, to make its sum wrap around; "
+    "if one does, the figure against the coordinator holds"
+)
+"""Where the noise of other groups counts, which is not on a sum before it is read as signed numbers."""
 _NOT_DATA: Final = (
     "when and how often a device comes, how a visit ends and how many examples it says it has are no secrets"
 )
@@ -181,12 +184,9 @@ def stated(
 
 def _more_assumptions(mode: Mode, opponent: Opponent) -> tuple[str, ...]:
     """What depends on more than the mode."""
-    of_the_coordinator = mode in (Mode.CENTRAL, Mode.CORRELATED)
-    wraps = of_the_coordinator or (mode is Mode.DISTRIBUTED and opponent is Opponent.RECIPIENTS)
-    return (
-        *((_NOT_DATA,) if opponent is Opponent.COORDINATOR else ()),
-        *((_WITHIN_LANES,) if wraps else ()),
-    )
+    if opponent is Opponent.COORDINATOR:
+        return (_NOT_DATA,)
+    return (_WITHIN_LANES,) if mode is Mode.DISTRIBUTED else ()
 
 
 def claimed_epsilon(events: list[Event], delta: float) -> tuple[float, str]:
