@@ -135,10 +135,12 @@ _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints, names = _hints(type(value)), _names(type(value), _version_of(getattr(value, "version", None)))
-        fields = [f.name for f in dataclasses.fields(value) if f.name in names]
-        return {name: _plain_field(hints[name], getattr(value, name)) for name in fields}
+    kind = type(value)
+    if kind in _AS_THEY_ARE:
+        return value
+    if dataclasses.is_dataclass(kind):
+        written = _written(kind, _version_of(getattr(value, "version", None)))
+        return {name: (_floating if floats else _plain)(getattr(value, name)) for name, floats in written}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, bytes):
@@ -150,13 +152,29 @@ def _plain(value: object) -> object:
     return value
 
 
-def _plain_field(kind: Any, value: object) -> object:
+_AS_THEY_ARE = frozenset({str, int, float, bool, types.NoneType})
+
+
+def _floating(value: object) -> object:
     """Write a float that was given as an integer as a float: equal values have equal bytes."""
-    if isinstance(value, tuple) and float in typing.get_args(kind):
-        return [_plain_field(float, item) for item in value]
-    if type(value) is int and (kind is float or float in typing.get_args(kind)):
-        return float(value)
-    return _plain(value)
+    if isinstance(value, tuple):
+        return [_one_floating(item) for item in value]
+    return _one_floating(value)
+
+
+def _one_floating(value: object) -> object:
+    return float(value) if type(value) is int else _plain(value)
+
+
+@functools.cache
+def _written(kind: Any, version: int | None) -> tuple[tuple[str, bool], ...]:
+    """The fields that a message of this version has, and whether they hold floats; asking each time takes longest."""
+    hints, names = _hints(kind), _names(kind, version)
+    return tuple(
+        (f.name, hints[f.name] is float or float in typing.get_args(hints[f.name]))
+        for f in dataclasses.fields(kind)
+        if f.name in names
+    )
 
 
 @functools.cache
