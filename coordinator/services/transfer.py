@@ -17,6 +17,9 @@ from typing import Any
 from sqlalchemy import Column, LargeBinary, Select, Table, column, insert, select, table
 from sqlmodel import Session, SQLModel
 
+from coordinator.core.privacy.plans import OF_THE_COORDINATOR, mode_of
+from coordinator.core.rounds import UNENDED_PHASES
+from coordinator.services.running import read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.database import UtcDateTime
 from coordinator.store.tables import BundleRow, CheckpointRow, PartialSum, Report, Tenant
@@ -39,10 +42,12 @@ def export_tenant(session: Session, blobs: Blobs, tenant: str, key: SigningKey) 
 
     Raises:
         NotFound: There is no such tenant, or a blob is missing.
+        Conflict: A sum waits for noise of the coordinator.
         DigestMismatch: A blob is damaged.
     """
     if session.get(Tenant, tenant) is None:
         raise NotFound(f"there is no tenant {tenant!r}")
+    _check_hidden(session, tenant)
     lines, sha256 = 0, hashlib.sha256()
     for value in _values(session, blobs, tenant):
         line = _line(value)
@@ -51,6 +56,25 @@ def export_tenant(session: Session, blobs: Blobs, tenant: str, key: SigningKey) 
         yield line
     signature = key.sign(_CONTEXT + sha256.digest())
     yield _line({"end": lines, "sha256": sha256.hexdigest(), "signature": _text(signature)})
+
+
+def _check_hidden(session: Session, tenant: str) -> None:
+    """Return if no sum waits for noise of the coordinator: two places would hide it twice, for one charge.
+
+    Raises:
+        Conflict: One does, or may soon.
+    """
+    tables = SQLModel.metadata.tables
+    tasks, rounds, noise = tables["tasks"], tables["rounds"], tables["privacy_noise"]
+    waiting = rounds.c.phase.in_(UNENDED_PHASES) | rounds.c.id.in_(select(noise.c.round_id))
+    query = select(tasks.c.name, tasks.c.plan, rounds.c.number).join(rounds, rounds.c.task_id == tasks.c.id)
+    query = query.where(tasks.c.tenant == tenant, waiting).order_by(tasks.c.name, rounds.c.number)
+    for name, plan, number in session.connection().execute(query):
+        if mode_of(read_plan(plan)) in OF_THE_COORDINATOR:
+            raise Conflict(
+                f"round {number} of the task {name!r} is open, and the noise that hides its sum stays here: pause the "
+                "task and let the round end, or cancel it; then export again"
+            )
 
 
 def verify_export(lines: Iterable[bytes], revision: str, key: PublicKey) -> str:
