@@ -13,5 +13,6 @@
 | `participation` | how often one device may be in, and what that multiplies |
 | `statement` | a figure, with everything that must stand beside it |
 | `ledger`, `chain` | budgets, reservations, charges; entries that cannot be edited unseen |
-| `planner`, `settings` | choosing a mode and its noise; settings that are refused |
+| `planner`, `wishes` | choosing a mode and its noise, in words; what noise it takes and costs, in numbers |
+| `settings` | settings that are refused |
 """

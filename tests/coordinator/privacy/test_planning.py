@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from coordinator.core.privacy.blt import fitted
+from coordinator.core.privacy.clipping import COUNT_NOISE
 from coordinator.core.privacy.conversions import rho_to_epsilon
 from coordinator.core.privacy.correlated import correlated_rho
 from coordinator.core.privacy.distributed import recipients_rho
@@ -39,6 +40,7 @@ from coordinator.core.privacy.settings import (
 )
 from coordinator.core.privacy.statement import PROTECTS, Adjacency, Mode, Opponent, Unit, claimed_epsilon, stated
 from coordinator.core.selection import ranked, round_seed
+from edge_runtime.protocol.claims import AdaptiveNorm
 from edge_runtime.protocol.plan import Plan, Privacy
 from tests.coordinator.secure import secure_plan
 from tests.programme import PLAN, replace
@@ -231,6 +233,40 @@ def test_what_is_advised_is_approved_and_charged_as_was_said(mode: Mode, goal: i
         said = end.coordinator if opponent is Opponent.COORDINATOR else end.recipients
         assert charged(plan, asked, opponent) == pytest.approx(said, rel=1e-9)
         assert said <= 3.0 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("goal", [10, 70, 2400, 20_000])
+@pytest.mark.parametrize("mode", [Mode.DISTRIBUTED, Mode.CENTRAL])
+def test_a_norm_may_adapt_with_the_count_noise_that_is_advised_at_the_same_charge(mode: Mode, goal: int) -> None:
+    asked = wish(
+        mode=mode, goal=goal, group_size=200, largest_error=1e6, limits=LIMITS, rounds=50,
+        epsilon=dict.fromkeys(PROTECTS[mode], 8.0),
+    )  # fmt: skip
+    advice = planned(asked)
+    plan = plan_of(asked, advice.noise_multiplier)
+    counts = min(COUNT_NOISE * plan.expected_participants, 500.0)
+    if goal == 10:
+        assert "adapt" not in advice.clipping, "counts would cost more than all of z"
+        return
+    assert advice.clipping.endswith(f" Or let the norm adapt, with a count_noise of {counts:g}.")
+    adaptive = AdaptiveNorm(quantile=0.5, smallest=1e-3, largest=1e3, rate=0.2, count_noise=counts)
+    plain, counted = (cost_of(one, asked.parameters + one.counts) for one in (plan, replace(plan, adaptive=adaptive)))
+    for opponent in PROTECTS[mode]:
+        assert counted.against(opponent) == pytest.approx(plain.against(opponent), rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"mode": Mode.LOCAL}, {"mode": Mode.CORRELATED}, {"lane_bits": 20}])
+def test_a_norm_that_cannot_adapt_is_not_advised(wrong: dict[str, object]) -> None:
+    budget = {"epsilon": {Opponent.RECIPIENTS: 8.0}, "largest_error": 1e6}
+    assert "adapt" not in planned(wish(**{**budget, **wrong})).clipping
+
+
+@pytest.mark.parametrize("mode", [Mode.NONE, Mode.EXAMPLE_LEVEL])
+def test_a_mode_that_is_not_planned_names_all_that_are(mode: Mode) -> None:
+    with pytest.raises(ModeNotGiven) as refused:
+        planned(wish(mode=mode))
+    named = {one for one in Mode if one.value in refused.value.nearest}
+    assert named == set(Mode) - {Mode.NONE, Mode.EXAMPLE_LEVEL}
 
 
 def test_a_large_budget_is_not_met_with_noise_that_the_grid_cannot_hold() -> None:
