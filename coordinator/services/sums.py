@@ -12,7 +12,6 @@ import numpy as np
 from sqlmodel import Session, col, func, select
 
 from coordinator.core.privacy.folding import folded
-from coordinator.core.privacy.plans import OF_THE_COORDINATOR, mode_of
 from coordinator.core.rounds import UNENDED_PHASES, GroupPhase, Phase
 from coordinator.services.rounds import live_groups
 from coordinator.services.running import read_manifest, read_plan
@@ -184,10 +183,9 @@ def opened_sum(session: Session, blobs: Blobs, round_: Round, plan: Plan, values
     if plan.summing is Summing.PLAIN:
         return open_sum(plan, round_sum(session, blobs, round_), values, round_.clipping_norm)
     total, above = np.zeros(values, np.float64), 0.0
-    folds = mode_of(plan) in OF_THE_COORDINATOR
     for group in live_groups(session, round_.id):
         found = open_sum(plan, _group_sum(session, blobs, round_.tenant, group), values, round_.clipping_norm)
-        if folds:
+        if plan.folds:
             found = _folded(plan, found, round_.clipping_norm)
         total += found.delta
         above += found.above

@@ -262,6 +262,11 @@ class Plan:
         return self.separation > 1 or self.separation_s > 0 or self.most_participations is not None
 
     @property
+    def folds(self) -> bool:
+        """Whether a sum gets its noise after it was opened, and nobody sees what each member gave: it is folded."""
+        return self.summing is Summing.SECURE and self.privacy in (Privacy.CENTRAL, Privacy.CORRELATED)
+
+    @property
     def needs_header(self) -> bool:
         """Whether something that the plan promises is in the header of each round: its number, or its norm."""
         return self.limited or self.adaptive is not None
@@ -320,22 +325,21 @@ class Plan:
             honest_survivors=self.honest_survivors(),
             rotation_seed=self.rotation_seed,
             bounded=self.privacy is not Privacy.NONE,
+            folds=self.folds,
         )
 
     def count_lanes(self) -> Lanes | None:
-        """The codec of the count of devices within an adaptive norm, in devices; None where the norm is fixed.
-
-        It has room for twice as many: when all are within, their sum is still far from the edge of the ring.
-        """
+        """The codec of the count of devices within an adaptive norm, in devices; None where the norm is fixed."""
         if self.adaptive is None:
             return None
         return Lanes(
             bits=self.lane_bits,
             clipping_norm=self.adaptive.sensitivity,
-            max_participants=2 * self.max_participants,
+            max_participants=self.max_participants,
             noise_multiplier=self.adaptive.count_multiplier if self.privacy in ON_DEVICES else 0.0,
             honest_survivors=self.honest_survivors(),
             bounded=True,
+            folds=self.folds,
         )
 
 

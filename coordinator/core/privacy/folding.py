@@ -3,8 +3,8 @@
 A sum of masked lanes is known modulo R = 2^b alone. Where noise is added after it was opened, a member who takes a
 lane to the edge of the ring learns on which side another one's report took it: a step of R that no noise hides. Read
 as a triangle instead, x up to R/4 and R/2 - x beyond, a sum has no edge: it moves by no more than a report does,
-wherever it stands, and so do the lanes of all groups together. Up to R/4 nothing changes: an honest sum is beyond it
-only where one value has more than a quarter of the squared norm of all that the plan has room for, with one sign.
+wherever it stands, and so do the lanes of all groups together. Up to R/4 nothing changes, and there all sums of honest
+reports are: lanes that fold have room for no more.
 """
 
 from __future__ import annotations

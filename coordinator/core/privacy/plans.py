@@ -18,8 +18,6 @@ from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
 from edge_runtime.protocol.plan import Kind, Plan, Summing
 from edge_runtime.protocol.secure_sum.thresholds import corrupt_members
 
-ROOMY_NORM: Final = 2.0
-"""Least clipping norm of metrics whose sums are folded: each device gives 1 at most, and n of them half the ring."""
 OF_THE_COORDINATOR: Final = frozenset({Mode.CENTRAL, Mode.CORRELATED})
 """Modes whose noise the coordinator draws."""
 
@@ -157,16 +155,9 @@ def check_schedule(plan: Plan, *, buffered: bool, rounds: int | None) -> None:
     """Return if a task with such rounds can carry the plan's mode.
 
     Raises:
-        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones; metrics whose sums
-            are folded need room.
+        ModeNotGiven: Correlated noise is of one round after another, and of so many planned ones.
     """
-    mode = mode_of(plan)
-    if mode is Mode.CENTRAL and plan.summing is Summing.SECURE and not plan.trains and plan.clipping_norm < ROOMY_NORM:
-        raise ModeNotGiven(
-            f"Sums of metrics at a clipping_norm of {plan.clipping_norm:g} would come to the edge of their lanes.",
-            f"Set a clipping_norm of {ROOMY_NORM:g} or more, or sum in plain.",
-        )
-    if mode is not Mode.CORRELATED:
+    if mode_of(plan) is not Mode.CORRELATED:
         return
     if buffered:
         raise ModeNotGiven("Correlated noise is of one round after another.", "Make the task synchronous, or central.")

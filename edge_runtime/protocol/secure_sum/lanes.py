@@ -6,7 +6,8 @@ and A of them corrupt: those who are left hide a participant.
 
 *24 bits and more.* s = (R/2 - 1 - n) / (n C + 9 √n σ). Without noise no sum of n reports can leave the signed range:
 each lane is at most s C + 1 in size, and n (s C + 1) <= R/2 - 1. Overflow is impossible by construction. With noise it
-needs 9 standard deviations: less than 1e-12 for a sum of 10^6 lanes.
+needs 9 standard deviations: less than 1e-12 for a sum of 10^6 lanes. Sums that are folded before they get noise have
+half of the range: R/4 in place of R/2.
 
 *Fewer bits.* Random signs and Walsh-Hadamard in blocks of B = 4,096, from a seed in the plan, and
 s = √(R² - n k²) / (2 k √(ρ C² n²/B + n σ²)), k = 9, ρ = 1: R/2 is k standard deviations of the sum of a lane, rounding
@@ -74,6 +75,7 @@ class Lanes:
         rotation_seed: 32 bytes where lanes have fewer than 24 bits, none elsewhere.
         bounded: Noise hides a participant, whoever adds it: the integers' norm is held to `rounded_norm`. With noise on
             devices it always is.
+        folds: Sums of n honest reports are within R/4, so that folding those beyond changes none. Not of rotated lanes.
 
     Raises:
         InvalidPlan: The width is not spoken, n reports could overflow it, or a number is out of range.
@@ -86,6 +88,7 @@ class Lanes:
     honest_survivors: int = 1
     rotation_seed: bytes = b""
     bounded: bool = False
+    folds: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in LANE_BITS:
@@ -124,7 +127,8 @@ class Lanes:
             spread = (self.clipping_norm * n) ** 2 / ROTATION_BLOCK + n * self.noise**2
             return math.sqrt(room) / (2 * _DEVIATIONS * math.sqrt(spread))
         half = (1 << (self.bits - 1)) - 1
-        return (half - n) / (n * self.clipping_norm + _DEVIATIONS * math.sqrt(n) * self.noise)
+        room = half // 2 if self.folds else half
+        return (room - n) / (n * self.clipping_norm + _DEVIATIONS * math.sqrt(n) * self.noise)
 
     @property
     def bound(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordinator.core.privacy.folding import folded
-from coordinator.core.privacy.plans import check_schedule
-from coordinator.core.privacy.refusals import ModeNotGiven
 from coordinator.services import sums
 from edge_runtime.protocol.claims import AdaptiveNorm
 from edge_runtime.protocol.counted import Opened as Opened_
 from edge_runtime.protocol.group import Opened
-from edge_runtime.protocol.plan import Kind, MetricRange, Privacy, Summing
+from edge_runtime.protocol.plan import Privacy, Summing
 from edge_runtime.protocol.report import encode_report
 from edge_runtime.protocol.secure_sum.lanes import Lanes, LaneVector
 from edge_runtime.session import Session
@@ -26,7 +25,14 @@ from tests.coordinator.secure import SIX, SecurePhone
 from tests.coordinator.test_sessions_in_groups import End, drive, session_of
 from tests.programme import FIRST_WEIGHTS, MANIFEST, TASK, Home, replace
 
-LANES = Lanes(bits=24, clipping_norm=1.0, max_participants=100, bounded=True)
+
+def lanes(bits: int = 24, most: int = 100, **more: Any) -> Lanes:
+    return Lanes(
+        **{"bits": bits, "clipping_norm": 1.0, "max_participants": most, "bounded": True, "folds": True, **more}
+    )
+
+
+LANES = lanes()
 RING = 1 << 24
 STEPS = int(LANES.scale)
 """Of one clipping norm."""
@@ -117,17 +123,19 @@ def test_counts_are_folded_too_and_all_devices_within_are_far_from_the_edge() ->
     assert read(half - 0.25) - read(-half + 0.25) == pytest.approx(0.5), "one device across the edge"
 
 
-def test_metrics_whose_sums_are_folded_need_room() -> None:
-    """All devices with a value of 1 are half of the lanes at a norm of 2, and beyond at less."""
-    measures: dict[str, Any] = {"kind": Kind.EVALUATE, "metrics": (MetricRange(name="loss", low=0.0, high=1.0),)}
-    plan = replace(CENTRAL, noise_multiplier=1.0, max_examples=8, clipping_norm=2.0, **measures)
-    check_schedule(plan, buffered=False, rounds=None)
-    full = Opened_(np.full(2, float(SIX)))
-    assert sums._folded(plan, full, None).delta.tolist() == [SIX, SIX]
-    tight = replace(plan, clipping_norm=1.5)
-    assert sums._folded(tight, full, None).delta.tolist() != [SIX, SIX]
-    with pytest.raises(ModeNotGiven, match=r"clipping_norm of 1\.5"):
-        check_schedule(tight, buffered=False, rounds=None)
-    check_schedule(
-        replace(tight, summing=Summing.PLAIN, survivors=None, fewest_members=None), buffered=False, rounds=None
-    )
+@given(norm=st.floats(1e-3, 1e3), most=st.integers(3, 1000), bits=st.integers(24, 32))
+@settings(deadline=None)
+def test_no_sum_of_honest_reports_is_changed(norm: float, most: int, bits: int) -> None:
+    """All of the norm in one value, of each of n devices, rounded up."""
+    plan = lanes(bits, most, clipping_norm=norm, folds=True)
+    largest = most * (math.floor(plan.scale * norm) + 1)
+    assert largest <= 1 << (bits - 2)
+    assert folded(np.array([largest / plan.scale]), plan)[0] == largest / plan.scale
+
+
+def test_only_masked_sums_under_noise_of_the_coordinator_fold() -> None:
+    plain = replace(CENTRAL, summing=Summing.PLAIN, survivors=None, fewest_members=None)
+    assert CENTRAL.lanes().folds
+    assert not plain.lanes().folds
+    assert not distributed_plan(SIX).lanes().folds
+    assert CENTRAL.lanes().scale == pytest.approx(plain.lanes().scale / 2, rel=1e-5)

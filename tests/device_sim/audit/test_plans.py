@@ -145,7 +145,7 @@ def test_the_report_has_the_bound_beside_the_claim(tmp_path: Path) -> None:
     found = json.loads(numbers.read_text())
     assert found["epsilon_bound"] == verdict.bound < found["epsilon_claimed"] == claim_of(audit)
     assert (found["mode"], found["opponent"], found["disproved"]) == ("central", "recipients", False)
-    assert (found["unit"], found["adjacency"]) == ("one installation of the app", "add or remove one")
+    assert (found["unit"], found["adjacency"]) == ("one installation of the app", "one gives zeros instead")
     assert found["mechanism"] == "Gaussian on the sum of a round"
     assert found["sampling"]
     assert found["assumptions"]
@@ -154,7 +154,7 @@ def test_the_report_has_the_bound_beside_the_claim(tmp_path: Path) -> None:
     assert text.count("<rect") > 50
     assert f"{verdict.claimed:.2f}" in text
     assert "was not disproved" in text
-    assert "for one installation of the app (add or remove one)" in text, "ε never stands alone"
+    assert "for one installation of the app (one gives zeros instead)" in text, "ε never stands alone"
     assert "http" not in text, "it loads nothing"
 
 
