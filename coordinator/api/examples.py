@@ -16,10 +16,12 @@ from coordinator.api.operator.devices import DeviceView, FaultView, QuarantineVi
 from coordinator.api.operator.models import CheckpointView
 from coordinator.api.operator.populations import PopulationRequest, PopulationView, Switch
 from coordinator.api.operator.releases import ReleaseRequest, ReleaseView, ShareRequest
+from coordinator.api.operator.task_privacy import CostView, PrivacyView
 from coordinator.api.operator.tasks import CloneRequest, TaskRequest, TaskView
 from coordinator.api.privacy_examples import privacy_examples
 from coordinator.api.problems import problem_of
 from coordinator.core.forecast import Costs, Forecast
+from coordinator.core.privacy.statement import Mode, Opponent
 from coordinator.core.task_settings import Stops, TaskSettings
 from coordinator.core.tasks import TaskState
 from coordinator.services import reach
@@ -140,8 +142,18 @@ def _tasks() -> Iterator[object]:
         ended_at=None,
         ended_because=None,
         summing=Summing.SECURE,
+        privacy=_privacy(),
         warnings=[],
     )
+
+
+def _privacy() -> PrivacyView:
+    """Of a task of two rounds, where there is a budget against either opponent."""
+    costs = [
+        CostView(opponent=one, protects=True, target_delta=1e-7, epsilon_a_round=0.995, epsilon_in_all=1.438)
+        for one in Opponent
+    ]
+    return PrivacyView(mode=Mode.DISTRIBUTED, noise_multiplier=5.0, example_noise_multiplier=None, costs=costs)
 
 
 def _rounds() -> Iterator[object]:

@@ -14,7 +14,7 @@ from coordinator.commands.console import AsJson, cell, one_line_errors, print_fa
 from coordinator.commands.files import read_key
 from coordinator.commands.ordering import Order, read_order, template
 from coordinator.commands.remote import Address, Answer, Operator, TokenFile, connected, part
-from coordinator.commands.task_views import print_created
+from coordinator.commands.task_views import hidden_by, print_created
 from coordinator.core.task_settings import TaskSettings, changed
 from coordinator.core.tasks import TaskState
 from edge_runtime.protocol import wire
@@ -82,16 +82,12 @@ def _announce(read: Order, start: bool) -> None:
             ("task", f"{read.name}, {plan.kind} for {plan.tenant}/{plan.population}"),
             ("brings", " and ".join(brought) or "nothing; the coordinator has bundle and checkpoint"),
             ("devices", f"{training}, clipped to {plan.clipping_norm:g}{_adapting(plan)}"),
-            ("privacy", _hidden_by(plan)),
+            ("privacy", hidden_by(plan.privacy, None if plan.privacy is Privacy.NONE else plan.noise_multiplier)),
             ("round", f"{plan.goal} reports wanted, at least {plan.min_reports}, pool of {settings.pool_size}"),
             ("settings", ", ".join(differing) or "all as they are unless given"),
             ("then", "it is approved and started" if start else "it is a draft; approve it, then start it"),
         ]
     )
-
-
-def _hidden_by(plan: Plan) -> str:
-    return f"{plan.privacy}" + ("" if plan.privacy is Privacy.NONE else f", z = {plan.noise_multiplier:g}")
 
 
 def _adapting(plan: Plan) -> str:

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import typer
 
-from coordinator.commands.console import moment, print_facts, print_table, short
+from coordinator.commands.console import cell, moment, print_facts, print_table, rounded_up, short
+from coordinator.core.tasks import TaskState
 
 RECENT: Final = 10
 """Rounds that are shown of a task."""
@@ -26,6 +27,7 @@ def print_task(tree: dict[str, Any]) -> None:
             ("rounds", rounds_of(tree)),
             ("model version", f"{tree['model_version']}, checkpoint {tree['checkpoint_sha256']}"),
             ("clipping norm", f"{tree['clipping_norm']:.6g}"),
+            *privacy_facts(tree),
             ("bundle", tree["bundle_sha256"]),
             *((f"{one}", moment(tree[f"{one}_at"])) for one in ("created", "approved", "started", "ended")),
             *(("warning", one) for one in tree.get("warnings", ())),
@@ -53,16 +55,58 @@ def print_task(tree: dict[str, Any]) -> None:
         )
 
 
+def privacy_facts(tree: dict[str, Any]) -> list[tuple[str, object]]:
+    """What hides a participant of a task, and what it costs against either opponent."""
+    privacy = tree["privacy"]
+    facts: list[tuple[str, object]] = [("privacy", hidden_by(privacy["mode"], privacy["noise_multiplier"]))]
+    if privacy["example_noise_multiplier"] is not None:
+        noise = f"z = {privacy['example_noise_multiplier']:.9g}"
+        facts.append(("single examples", f"each step hides them on the device, {noise}"))
+    if privacy["noise_multiplier"] is not None and not privacy["costs"]:
+        facts.append(("ε", _without_budget(tree["population"], privacy["mode"])))
+    return facts + [(f"ε, {one['opponent']}", _cost(one, tree["rounds_wanted"])) for one in privacy["costs"]]
+
+
+def hidden_by(mode: str, noise: float | None) -> str:
+    """A mode, with its noise multiplier."""
+    return f"{mode}: nothing is claimed" if noise is None else f"{mode}, z = {noise:.9g}"
+
+
+def _without_budget(population: str, mode: str) -> str:
+    from coordinator.core.privacy.statement import PROTECTS, Mode
+
+    opponent = min(PROTECTS[Mode(mode)])
+    command = f"edgewise-coordinator privacy budget set {population} {opponent} --epsilon 8"
+    return f"the population has no budget to state it at; set one: {command}"
+
+
+def _cost(one: dict[str, Any], rounds: int | None) -> str:
+    if not one["protects"]:
+        return "no protection: the mode leaves devices open to it"
+    if one["epsilon_a_round"] is None:
+        return "no bound"
+    if rounds is None:
+        then = "without end: no number of rounds is set"
+    elif one["epsilon_in_all"] is None:
+        then = f"not known yet after {rounds:,} rounds"
+    else:
+        then = f"{rounded_up(one['epsilon_in_all'], 4)} after {rounds:,} rounds"
+    return f"at most {rounded_up(one['epsilon_a_round'], 4)} a round, {then}, at δ = {one['target_delta']:.3g}"
+
+
 def print_moved(tree: dict[str, Any]) -> None:
     """A task that moved a step, and what whoever let it should know."""
     typer.echo(f"{tree['name']} is {tree['state']}")
+    if tree["state"] in (TaskState.APPROVED, TaskState.ACTIVE):
+        for name, said in privacy_facts(tree):
+            typer.echo(f"{name}: {cell(said)}")
     for warning in tree["warnings"]:
         typer.echo(f"warning: {warning}")
 
 
 def print_created(tree: dict[str, Any]) -> None:
     facts = [("state", tree["state"]), ("checkpoint", tree["checkpoint_sha256"])]
-    print_facts([*facts, *(("warning", one) for one in tree["warnings"])])
+    print_facts([*facts, *privacy_facts(tree)[1:], *(("warning", one) for one in tree["warnings"])])
     print_dry_run(tree["dry_run"])
 
 

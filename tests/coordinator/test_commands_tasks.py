@@ -175,6 +175,28 @@ def test_an_order_says_what_hides_a_participant_and_that_its_norm_adapts(folder:
     assert "follows the norms' quantile 0.5 within 0.1 to 9" in words
 
 
+def test_a_task_shows_its_mode_its_noise_and_what_it_costs_against_either_opponent(
+    served: Served, folder: Path
+) -> None:
+    def words(text: str) -> str:
+        return " ".join(text.split())
+
+    served.out("populations", "create", "hidden")
+    claim = {**PLAN, "privacy": "central", "noise_multiplier": 3.672546, "separation": 2}
+    path = order(folder, "hides", population="hidden", plan=claim)
+    shown = words(create(served, folder, path).stdout)
+    assert "central, z = 3.672546" in shown
+    assert "set one: edgewise-coordinator privacy budget set hidden recipients --epsilon 8" in shown
+    served.out("privacy", "budget", "set", "hidden", "recipients", "--epsilon", "8", "--target-delta", "1e-6")
+    for shown in (words(create(served, folder, path).stdout), words(served.out("tasks", "show", "hides"))):
+        assert "central, z = 3.672546" in shown
+        assert "ε, coordinator no protection" in shown
+        assert "ε, recipients at most 1.253 a round, 1.253 after 2 rounds, at δ = 1e-06" in shown
+    created(served, folder, "open")
+    assert "privacy none: nothing is claimed" in words(served.out("tasks", "show", "open"))
+    assert "privacy: none: nothing is claimed" in served.out("tasks", "approve", "open")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

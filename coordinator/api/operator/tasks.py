@@ -25,6 +25,7 @@ from coordinator.api.operator.access import (
     paged,
     tagged,
 )
+from coordinator.api.operator.task_privacy import PrivacyView, privacy_of, privacy_of_all, weak_promises
 from coordinator.api.parts import Parts, PartsOf
 from coordinator.core.cohorts.reading import read_rule
 from coordinator.core.cohorts.rule import Rule
@@ -93,6 +94,7 @@ class TaskView(Body):
     ended_at: datetime | None
     ended_because: str | None
     summing: Summing = Field(description="How the reports of a group are added up.")
+    privacy: PrivacyView = Field(description="What hides a participant, and what it costs.")
     warnings: list[str] = Field(description="What whoever runs the task should know.")
 
 
@@ -110,7 +112,9 @@ def list_tasks(
     """The tenant's tasks, by name."""
     with parts.database.reading() as session:
         found = tasks.tasks_of(session, tenant, population, state, after=cursor, most=limit + 1)
-    return [_view(parts, task) for task in paged(request, response, found, limit, lambda task: task.name)]
+        listed = paged(request, response, found, limit, lambda task: task.name)
+        hidden = privacy_of_all(session, listed)
+        return [_view(session, task, privacy) for task, privacy in zip(listed, hidden, strict=True)]
 
 
 @router.post("/tasks")
@@ -137,8 +141,9 @@ def get_task(name: str, request: Request, response: Response, tenant: TenantOf, 
     """How a task stands."""
     with parts.database.reading() as session:
         task = tasks.task_named(session, tenant, name)
-    tagged(request, response, _tag(task))
-    return _view(parts, task)
+        view = _view(session, task, privacy_of(session, task))
+    tagged(request, response, _tag(task, view.privacy))
+    return view
 
 
 @router.get("/tasks/{name}/rounds")
@@ -281,18 +286,19 @@ def _check_version(session: Session, tenant: Tenant, name: str, expected: int | 
     catalogue.check_version(tasks.task_named(session, tenant, name).version, expected)
 
 
-def _tag(task: Task) -> str:
-    return etag(task.version, task.state, task.rounds_committed)
+def _tag(task: Task, privacy: PrivacyView) -> str:
+    return etag(task.version, task.state, task.rounds_committed, *([privacy.tag] if privacy.costs else []))
 
 
 def _answer(parts: Parts, response: Response, task: Task) -> TaskView:
-    response.headers["etag"] = _tag(task)
-    return _view(parts, task)
-
-
-def _view(parts: Parts, task: Task) -> TaskView:
     with parts.database.reading() as session:
-        newest = session.get_one(CheckpointRow, (task.tenant, task.checkpoint_sha256))
+        view = _view(session, task, privacy_of(session, task))
+    response.headers["etag"] = _tag(task, view.privacy)
+    return view
+
+
+def _view(session: Session, task: Task, privacy: PrivacyView) -> TaskView:
+    newest = session.get_one(CheckpointRow, (task.tenant, task.checkpoint_sha256))
     plan = read_plan(task.plan)
     return TaskView(
         name=task.name,
@@ -312,7 +318,8 @@ def _view(parts: Parts, task: Task) -> TaskView:
         ended_at=task.ended_at,
         ended_because=task.ended_because,
         summing=plan.summing,
-        warnings=warnings_of(plan),
+        privacy=privacy,
+        warnings=[*warnings_of(plan), *weak_promises(privacy)],
     )
 
 

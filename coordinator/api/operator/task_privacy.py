@@ -1,0 +1,154 @@
+"""What hides the participants of a task, and what its rounds cost at the budgets of its population."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pydantic import Field
+from sqlmodel import Session
+
+from coordinator.api.operator.access import Body
+from coordinator.core.privacy.blt import Blt
+from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_epsilon
+from coordinator.core.privacy.ledger import Account
+from coordinator.core.privacy.participation import composed_rho
+from coordinator.core.privacy.plans import Stretch, composed_limits, cost_of, factor_of, mode_of
+from coordinator.core.privacy.refusals import LedgerDamaged
+from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
+from coordinator.core.task_settings import read_settings
+from coordinator.services import ledger
+from coordinator.services.privacy_claims import target_delta_of
+from coordinator.services.running import read_plan
+from coordinator.services.spending import values_of, whose_of
+from coordinator.store.tables import Task
+from edge_runtime.protocol.plan import Plan
+
+NEXT_TO_NOTHING: Final = 20.0
+"""ε of one round above which whoever runs the task is warned: odds may change by e^20, half a thousand million."""
+_LONGEST_FITTED: Final = 2000
+"""Rounds of correlated noise whose factor is found for a look at a task: that of more takes seconds."""
+
+
+class CostView(Body):
+    """ε of a task's rounds against one opponent, at most: of one group, and as if all of them were charged."""
+
+    opponent: Opponent
+    protects: bool = Field(description="Whether the mode hides a device from this opponent.")
+    target_delta: float = Field(description="Of the budget against it, or else of the other.")
+    epsilon_a_round: float | None = Field(description="Of correlated noise the first; null where there is no bound.")
+    epsilon_in_all: float | None = Field(
+        description="After all rounds that are wanted; null where their number or a bound is not known."
+    )
+
+
+class PrivacyView(Body):
+    """What hides a participant."""
+
+    mode: Mode
+    noise_multiplier: float | None = Field(description="z of the plan; null where it claims nothing.")
+    example_noise_multiplier: float | None = Field(description="Of each step, where that hides single examples.")
+    costs: list[CostView] = Field(description="One against each opponent; none without a claim or a budget.")
+
+    @property
+    def tag(self) -> str:
+        """Changes with the costs: a budget does that, and no version of the task."""
+        return hashlib.sha256("".join(one.model_dump_json() for one in self.costs).encode()).hexdigest()[:8]
+
+
+def privacy_of(session: Session, task: Task) -> PrivacyView:
+    """How a task hides its participants."""
+    return _seen(session, task, _account_of(session, task) if _claims(task) else Account(), fit=True)
+
+
+def privacy_of_all(session: Session, tasks: Sequence[Task]) -> list[PrivacyView]:
+    """The same of tasks of one tenant, each ledger read once; no factor is looked for."""
+    accounts: dict[str, Account] = {}
+    for task in tasks:
+        if _claims(task) and task.population not in accounts:
+            accounts[task.population] = _account_of(session, task)
+    return [_seen(session, task, accounts.get(task.population, Account()), fit=False) for task in tasks]
+
+
+def weak_promises(privacy: PrivacyView) -> list[str]:
+    """A sentence where one round promises next to nothing."""
+    costs = [math.inf if one.epsilon_a_round is None else one.epsilon_a_round for one in privacy.costs if one.protects]
+    worst = max(costs, default=0.0)
+    if worst <= NEXT_TO_NOTHING:
+        return []
+    figure = f"ε = {worst:,.0f}" if math.isfinite(worst) else "no bound on ε"
+    return [f"{figure} for a single round: next to nothing is promised; take more noise"]
+
+
+def _claims(task: Task) -> bool:
+    """Whether a task claims that it hides its participants."""
+    return mode_of(read_plan(task.plan)) is not Mode.NONE
+
+
+def _account_of(session: Session, task: Task) -> Account:
+    """The ledger that a task is charged to; an empty one where it is damaged: spending then finds out."""
+    try:
+        return ledger.read(session, whose_of(task)).account
+    except LedgerDamaged:
+        return Account()
+
+
+def _seen(session: Session, task: Task, account: Account, *, fit: bool) -> PrivacyView:
+    """How a task hides its participants.
+
+    Args:
+        account: The ledger of its population; an empty one where the task claims nothing.
+        fit: Find the factor of correlated noise where the task has none yet; it takes a while.
+    """
+    plan = read_plan(task.plan)
+    return PrivacyView(
+        mode=mode_of(plan),
+        noise_multiplier=plan.noise_multiplier if _claims(task) else None,
+        example_noise_multiplier=None if plan.example_clipping_norm is None else plan.example_noise_multiplier,
+        costs=list(_costs(session, task, plan, account, fit)) if account.budgets else [],
+    )
+
+
+def _costs(session: Session, task: Task, plan: Plan, account: Account, fit: bool) -> Iterator[CostView]:
+    one, whole = _rhos(task, plan, values_of(session, task), account, fit)
+    for opponent in Opponent:
+        protects = opponent in PROTECTS[mode_of(plan)]
+        delta = target_delta_of(account, opponent, 0.0)
+        yield CostView(
+            opponent=opponent,
+            protects=protects,
+            target_delta=delta,
+            epsilon_a_round=_epsilon(one, delta) if protects else None,
+            epsilon_in_all=_epsilon(whole, delta) if protects else None,
+        )
+
+
+def _rhos(task: Task, plan: Plan, values: int, account: Account, fit: bool) -> tuple[float | None, float | None]:
+    """ρ of a round and of all that are wanted, against whomever the mode protects from: one group is the same to both.
+
+    None where the task claims nothing, or it is not known how many rounds there will be.
+    """
+    rounds = read_settings(task.settings).stop.rounds
+    one = cost_of(plan, values).recipients
+    if one is None or rounds is None:
+        return one, None
+    if mode_of(plan) is Mode.CORRELATED:
+        factor = _factor(task, plan, account, rounds, fit)
+        return one, None if factor is None else cost_of(plan, values, Stretch(factor, rounds, rounds, 0.0)).recipients
+    return one, composed_rho(one, rounds, composed_limits(plan))
+
+
+def _factor(task: Task, plan: Plan, account: Account, rounds: int, fit: bool) -> Blt | None:
+    """The factor with which the task began, or would; None where it takes too long to find."""
+    begun = account.tasks.get(task.name)
+    if begun is not None and begun.factor is not None:
+        return begun.factor
+    return factor_of(rounds, plan.separation) if fit and rounds <= _LONGEST_FITTED else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _epsilon(rho: float | None, delta: float) -> float | None:
+    return None if rho is None or rho > LARGEST_RHO else rho_to_epsilon(rho, delta)
