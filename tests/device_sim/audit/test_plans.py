@@ -240,7 +240,7 @@ def test_the_command_audits_examples_too(tmp_path: Path) -> None:
 
 def test_the_command_ends_with_1_where_a_promise_is_broken(tmp_path: Path) -> None:
     with planted.planted(Fault.NO_CLIPPING):
-        code, said = command(tmp_path, "--mode", "central", "--noise-multiplier", "10", "--canaries", "4000")
+        code, said = command(tmp_path, "--mode", "central", "--noise-multiplier", "3", "--canaries", "4000")
     assert code == 1, said
     assert json.loads((tmp_path / "audit.json").read_text())["disproved"]
 
