@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from edge_runtime.examples import Examples
+from edge_runtime.protocol.bundle import Schema
 from model_export.convert import export
-from model_export.spec import Exported
+from model_export.spec import Exported, ExportSpec, Loss
 from model_export.subject import subject
 from tests.exports import BATCH_SIZE, CLASSES, INPUT_SHAPE, TENANT_KEY, spec_for
 
@@ -44,3 +45,18 @@ def build() -> tuple[Exported, Examples, Array]:
         of_variables = tape.gradient(loss, variables)
         gradients.append(np.concatenate([one.numpy().astype(np.float64).reshape(-1) for one in of_variables]))
     return export(model, spec, TENANT_KEY), local, np.array(gradients)
+
+
+@functools.cache
+def wide(inputs: int, outputs: int) -> Exported:
+    """A linear model with hidden steps: its gradient at zero is the outer product of features and labels, and these."""
+    model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs)])
+    spec = ExportSpec(
+        name="wide",
+        features=Schema(shape=(inputs,), dtype="float32", low=-1e6, high=1e6),
+        labels=Schema(shape=(outputs,), dtype="float32", low=-1e9, high=1e9),
+        loss=Loss.MEAN_SQUARED_ERROR,
+        metrics=(),
+        private_steps=True,
+    )
+    return export(model, spec, TENANT_KEY)
