@@ -10,8 +10,8 @@ from sqlmodel import Session, col, func, select
 from coordinator.core.privacy import ledger as decisions
 from coordinator.core.privacy.ledger import ALERTS, Account, Budget, spent
 from coordinator.core.privacy.plans import check_opponents, check_schedule, mode_of, settings_of
-from coordinator.core.privacy.refusals import InvalidTargetDelta, ModeNotGiven
-from coordinator.core.privacy.settings import check_settings, default_target_delta
+from coordinator.core.privacy.refusals import ModeNotGiven
+from coordinator.core.privacy.settings import check_settings, check_target_delta, default_target_delta
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
 from coordinator.core.task_settings import Mode as Rounds
 from coordinator.core.task_settings import read_settings
@@ -20,7 +20,7 @@ from coordinator.services import ledger
 from coordinator.services.catalogue import population_named
 from coordinator.services.ledger import Book, Whose
 from coordinator.services.running import read_plan
-from coordinator.services.spending import values_of
+from coordinator.services.spending import check_first, values_of
 from coordinator.store.tables import Device, Task, Tenant
 
 
@@ -64,12 +64,14 @@ def put_budget(
     epsilon: float | None,
     rho: float | None,
     target_delta: float | None,
+    smallest_cohort: int,
     now: datetime,
 ) -> Book:
     """Set what a population may spend against an opponent; the same again changes nothing.
 
     Args:
-        target_delta: None for 1/N^1.1.
+        target_delta: None for 1/N^1.1 of the N devices that are enrolled, or of as many as no claim is made below.
+        smallest_cohort: That many: the operators' minimum.
 
     Raises:
         NotFound: The tenant has no population of this name.
@@ -78,14 +80,10 @@ def put_budget(
         LedgerDamaged: The ledger is not the one that was written.
     """
     population = population_named(session, tenant, name)
-    devices = max(devices_of(session, tenant.name, name), 2)
-    delta = default_target_delta(devices) if target_delta is None else target_delta
+    devices = devices_of(session, tenant.name, name)
+    delta = default_target_delta(max(devices, smallest_cohort)) if target_delta is None else target_delta
     budget = Budget(opponent=opponent, target_delta=delta, epsilon=epsilon, rho=rho)
-    if budget.target_delta >= 1 / devices:
-        raise InvalidTargetDelta(
-            f"A target delta of {budget.target_delta:g} lets one of {devices} devices be exposed.",
-            f"Take at most {default_target_delta(devices):.3g}.",
-        )
+    check_target_delta(budget.target_delta, devices)
     for task in _running(session, tenant.name, name):
         if opponent not in PROTECTS[mode_of(read_plan(task.plan))]:
             raise ModeNotGiven(
@@ -116,7 +114,7 @@ def _state(account: Account, budget: Budget) -> BudgetState:
 
 
 def check_task(session: Session, task: Task, *, cohort: int, smallest_cohort: int) -> None:
-    """Return if a task may spend from the budgets of its population, or claims nothing where there is none.
+    """Return if a task may begin to spend from the budgets of its population, or claims nothing where there is none.
 
     Args:
         cohort: Devices that the task addresses.
@@ -124,6 +122,7 @@ def check_task(session: Session, task: Task, *, cohort: int, smallest_cohort: in
 
     Raises:
         ModeNotGiven, InvalidTargetDelta, InvalidClippingNorm, InvalidNoise, CohortTooSmall: As `check_settings`.
+        BudgetSpent: What is left does not cover its first round.
         LedgerDamaged: The ledger is not the one that was written.
     """
     plan, settings = read_plan(task.plan), read_settings(task.settings)
@@ -143,6 +142,7 @@ def check_task(session: Session, task: Task, *, cohort: int, smallest_cohort: in
                 values=values_of(session, task),
             )
         )
+    check_first(session, task)
 
 
 def _running(session: Session, tenant: str, population: str) -> list[Task]:

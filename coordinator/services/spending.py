@@ -62,6 +62,21 @@ def room_for(session: Session, task: Task, number: int) -> Room:
     return _room(book.account, task, _cost(session, task, book.account, number), number)
 
 
+def check_first(session: Session, task: Task) -> None:
+    """Return if the first round of a task fits what is spent, whatever others have set aside.
+
+    A task that has had a round passes: it has its hard stop.
+
+    Raises:
+        BudgetSpent: The task would end as it begins; the noise with which one round fits is named.
+        LedgerDamaged: The ledger is not the one that was written.
+    """
+    if not costs(session, task) or session.exec(select(Round.id).where(Round.task_id == task.id).limit(1)).first():
+        return
+    account = ledger.read(session, whose_of(task)).account.without_reservations()
+    decisions.reserve(_with(account, task), task.name, 1, _cost(session, task, account, 1))
+
+
 def reserve(session: Session, task: Task, round_: Round) -> Room:
     """Set aside what a round will cost, in the transaction that begins it; nothing where there is no room.
 

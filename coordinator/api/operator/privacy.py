@@ -35,7 +35,9 @@ class BudgetRequest(Body):
 
     epsilon: float | None = Field(None, description="ε at the target delta; or give ρ.")
     rho: float | None = Field(None, description="ρ of zero-concentrated differential privacy; or give ε.")
-    target_delta: float | None = Field(None, description="Below 1/N; 1/N^1.1 unless given, for N enrolled devices.")
+    target_delta: float | None = Field(
+        None, description="Below 1/N of N enrolled devices; unless given 1/N^1.1, N no less than the smallest cohort."
+    )
 
 
 class EntryView(Body):
@@ -189,6 +191,7 @@ def put_budget(
             epsilon=wanted.epsilon,
             rho=wanted.rho,
             target_delta=wanted.target_delta,
+            smallest_cohort=parts.smallest_cohort,
             now=parts.now(),
         )
     return next(one for one in budgets.budgets_of(book.account) if one.opponent is opponent)

@@ -290,7 +290,10 @@ def reserve(account: Account, task: str, round_: int, cost: Cost) -> Fact | None
                 "Choose the distributed mode.",
             )
         if spent(after, budget).share > _FULL:
-            raise BudgetSpent(f"The budget against the {budget.opponent} is spent.", _left(account, budget, cost))
+            raise BudgetSpent(
+                f"What is left of the budget against the {budget.opponent} does not cover the round.",
+                _left(account, budget, cost),
+            )
     return fact
 
 
@@ -391,4 +394,4 @@ def _left(account: Account, budget: Budget, cost: Cost) -> str:
         low, high = (middle, high) if spent(used, budget).share <= 1 else (low, middle)
     if low <= rho * 1e-6:
         return "Nothing is left: the task stops."
-    return f"One more round fits with {math.sqrt(rho / low):.2g} times the noise."
+    return f"One more round fits with {math.ceil(math.sqrt(rho / low) * 100) / 100:g} times the noise."

@@ -93,7 +93,7 @@ def check_settings(settings: PrivacySettings) -> None:
             f"A noise multiplier of {settings.noise_multiplier} carries no claim.",
             f"Take one above 0, at most {LARGEST_NOISE:g}, or mode none; the planner finds it for a budget.",
         )
-    _check_target_delta(settings)
+    check_target_delta(settings.target_delta, settings.population)
     if settings.cohort < settings.smallest_cohort:
         raise CohortTooSmall(
             f"A cohort of {settings.cohort} devices is below the minimum of {settings.smallest_cohort}.",
@@ -102,11 +102,16 @@ def check_settings(settings: PrivacySettings) -> None:
     _check_mode(settings)
 
 
-def _check_target_delta(settings: PrivacySettings) -> None:
-    if not 0 < settings.target_delta < 1 / settings.population:
+def check_target_delta(target_delta: float, devices: int) -> None:
+    """Return if a figure may be claimed at a target delta among so many devices; one device counts as two.
+
+    Raises:
+        InvalidTargetDelta: It is 1/N or more: one of them could be exposed, and the figure be true.
+    """
+    if not 0 < target_delta < 1 / max(devices, 2):
         raise InvalidTargetDelta(
-            f"A target delta of {settings.target_delta:g} lets one of {settings.population} devices be exposed.",
-            f"Take at most {default_target_delta(settings.population):.3g}.",
+            f"A target delta of {target_delta:g} lets one of {max(devices, 2)} devices be exposed.",
+            f"Take at most {default_target_delta(devices):.3g}.",
         )
 
 

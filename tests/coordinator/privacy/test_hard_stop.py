@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.protocol.plan import Plan, Privacy
 from edge_runtime.protocol.reasons import Wait
 from tests.coordinator.asking import check_in
 from tests.coordinator.privacy.spending import CENTRAL, PRIVACY, RHO, put_budget
@@ -95,13 +96,49 @@ def test_a_task_that_has_spent_its_budget_ends_and_everybody_hears_of_it(
         assert heard.reason is Wait.NO_TASK
 
 
-def test_a_task_whose_first_round_costs_more_than_there_is_ends_before_it(served: Served) -> None:
+def ordered(served: Served, plan: Plan = PLAN, name: str = TASK, state: str = "approved") -> int:
+    """The answer's status to a new task, which is approved, and started where it is to be active."""
+    home = served.home
+    order = home.order(plan, name=name, checkpoint_sha256=home.publish(), pool_size=2, rounds=9)
+    home.operator("POST", "/tasks", json=order).raise_for_status()
+    answer = home.operator("POST", f"/tasks/{name}/approve")
+    if state == "active" and answer.status_code == 200:
+        answer = home.operator("POST", f"/tasks/{name}/start")
+        home.look()
+    return answer.status_code
+
+
+def findings(served: Served) -> list[str]:
+    found: list[str] = served.home.operator("GET", f"/tasks/{TASK}/dry-run").raise_for_status().json()["findings"]
+    return found
+
+
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, privacy=Privacy.CORRELATED, separation=2)])
+def test_a_task_whose_first_round_costs_more_than_there_is_is_not_approved(served: Served, plan: Plan) -> None:
+    served.home.publish()
+    for number in range(2):
+        served.home.phone(number)
+    put_budget(served.home, "recipients", rho=RHO / 99).raise_for_status()
+    assert ordered(served, plan) == 409
+    assert served.home.task()["state"] == "draft"
+    (said,) = findings(served)
+    assert "does not cover the round. One more round fits with " in said
+    put_budget(served.home, "recipients", rho=9.0).raise_for_status()
+    assert findings(served) == []
+    assert served.home.operator("POST", f"/tasks/{TASK}/approve").status_code == 200
+
+
+def test_what_others_spent_since_is_found_at_the_start_and_what_they_reserve_may_come_back(served: Served) -> None:
     home = served.home
     home.publish()
-    for number in range(2):
-        home.phone(number)
-    put_budget(home, "recipients", rho=RHO / 2).raise_for_status()
-    home.start_task(PLAN, pool_size=2, rounds=9)
-    task = home.task()
-    assert (task["state"], task["ended_because"], task["rounds_committed"]) == ("completed", "budget-spent", 0)
-    assert home.operator("GET", f"{PRIVACY}/budgets").json()[0]["share"] == 0
+    phones = [home.phone(number) for number in range(2)]
+    put_budget(home, "recipients", rho=1.2 * RHO).raise_for_status()
+    assert [ordered(served, state="active"), ordered(served, name="second")] == [200, 200]
+    (assignment, _none) = begun(home, phones, "one")
+    assert home.operator("GET", f"{PRIVACY}/budgets").json()[0]["reserved"] > 0
+    assert ordered(served, name="third") == 200, "it may wait for what is reserved"
+    assert assignment is not None
+    reported(home, phones[0], assignment, one_hot(0))
+    home.look()
+    assert home.operator("POST", "/tasks/second/start").json()["code"] == "budget-spent"
+    assert home.operator("GET", "/tasks/second").json()["state"] == "approved"

@@ -74,8 +74,9 @@ def test_a_round_that_no_longer_fits_names_the_noise_that_does() -> None:
     account = begun()
     for number in range(1, 10):
         account = released(account, number)
-    with pytest.raises(BudgetSpent, match=r"fits with 1\.4 times the noise"):
+    with pytest.raises(BudgetSpent, match=r"does not cover the round.*fits with 1\.42 times the noise"):
         reserve(account, "words", 10, Cost(0.2, 0.02))
+    assert reserve(account, "words", 10, Cost(0.2 / 1.42**2, 0.02 / 1.42**2)), "and it does"
 
 
 def test_concurrent_rounds_cannot_overspend_one_budget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_target_delta_of_one_in_n_or_more_is_refused(home: Home, delta: float)
     found = problem(put_budget(home, rho=1.0, target_delta=delta), "invalid-target-delta")
     assert f"{DEVICES**-1.1:.3g}" in found["nearest"]
     assert not entries_of(home)
+
+
+@pytest.mark.parametrize(("smallest", "devices"), [(50, 50), (2, DEVICES)])
+def test_the_default_target_delta_is_of_no_fewer_devices_than_a_claim_is_made_for(
+    home: Home, smallest: int, devices: int
+) -> None:
+    """A budget that is set before phones enrol holds when a cohort of them has."""
+    populated(home)
+    home.app.state.parts = dataclasses.replace(home.app.state.parts, smallest_cohort=smallest)
+    made = home.operator("PUT", f"{PRIVACY}/budgets/recipients", json={"rho": 1.0}).raise_for_status().json()
+    assert made["target_delta"] == pytest.approx(devices**-1.1)
 
 
 def test_a_target_delta_that_became_too_large_is_refused_when_a_task_is_approved(home: Home) -> None:

@@ -20,7 +20,7 @@ from edge_runtime.protocol import wire
 from edge_runtime.protocol.errors import REFUSALS, PrivacyRefusal
 from edge_runtime.protocol.keys import Domain, digest, sign_document
 from edge_runtime.protocol.plan import Plan, Privacy
-from tests.coordinator.privacy.spending import CENTRAL, NOISE, PRIVACY, distributed_plan
+from tests.coordinator.privacy.spending import CENTRAL, NOISE, PRIVACY, RHO, distributed_plan
 from tests.coordinator.running import begun
 from tests.coordinator.serving import Served, complaint, serving
 from tests.programme import BUNDLE_SHA256, PLAN, POPULATION, TASK, TENANT, TENANT_KEY, replace
@@ -163,6 +163,10 @@ def _another(programme: Programme, _said: str) -> httpx.Response:
     """The running task is ended, and another begun."""
     programme.asked("POST", f"/tasks/{TASK}/cancel").raise_for_status()
     return programme.order(tree(CENTRAL, privacy="local"), name="another")
+
+
+def _half_a_round(programme: Programme) -> None:
+    programme.budget("recipients", rho=RHO / 2).raise_for_status()
 
 
 def _running(programme: Programme) -> None:
@@ -324,6 +328,17 @@ CASES: Final[Mapping[str, Case]] = {
         ask=lambda programme: programme.order(tree(CENTRAL)),
         type=lambda programme: programme.typed_order(tree(CENTRAL), name="typed"),
         take=approved_after(with_budget("recipients")),
+    ),
+    "a first round beyond its budget": Case(
+        code="budget-spent",
+        reason="What is left of the budget against the recipients does not cover the round",
+        nearest="One more round fits with 1.42 times the noise",
+        before=_half_a_round,
+        ask=lambda programme: programme.order(tree(CENTRAL)),
+        type=lambda programme: programme.typed_order(tree(CENTRAL), name="typed"),
+        take=lambda programme, said: programme.order(
+            tree(CENTRAL, noise_multiplier=NOISE * number_in(said)), name="nearest"
+        ),
     ),
     "a budget below what is spent": Case(
         code="invalid-budget",
