@@ -93,7 +93,7 @@ def cell(value: object) -> str:
 def rounded_up(value: float, digits: int = 5) -> str:
     """A number in so many digits that tell, never below it: noise that is copied from here is enough."""
     up = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal(repr(value))
-    return f"{up.normalize():,f}"
+    return f"{up.normalize():f}"
 
 
 def moment(text: str | None) -> str:

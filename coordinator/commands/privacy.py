@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,6 +17,7 @@ from coordinator.commands.console import (
     one_line_errors,
     print_facts,
     print_table,
+    rounded_up,
     say,
     short,
     show,
@@ -31,7 +33,9 @@ privacy = typer.Typer(
     is weak but better than nothing. There are two opponents. The coordinator sees the sum of each group: against it
     only larger groups help. Recipients get the model: against them more groups help too.
 
-    1. edgewise-coordinator privacy plan --population 900 --rounds 50 --goal 100 --parameters 300 --epsilon-recipients 2
+    \b
+    1. edgewise-coordinator privacy plan --population 900 --rounds 50 \\
+         --goal 300 --parameters 300 --epsilon-recipients 2
 
     2. edgewise-coordinator privacy budget set keyboard coordinator --epsilon 8
 
@@ -49,6 +53,9 @@ budget = typer.Typer(
     edgewise-coordinator privacy budget show keyboard""",
 )
 privacy.add_typer(budget, name="budget")
+
+_NO_PROMISE: Final = 100.0
+"""ε above which a budget is next to no promise."""
 
 Population = Annotated[str, typer.Argument(help="The population.")]
 
@@ -69,14 +76,16 @@ class PlannedMode(StrEnum):
 def plan(
     population: Annotated[int, typer.Option(help="Devices of the population, N.")],
     rounds: Annotated[int, typer.Option(help="Rounds of the whole training.")],
-    goal: Annotated[int, typer.Option(help="Reports wanted in a round.")],
+    goal: Annotated[
+        int, typer.Option(help="Reports wanted in a round, of all groups together; an order's goal is that of one.")
+    ],
     parameters: Annotated[int, typer.Option(help="Values of a report: the model's shared weights.")],
     mode: Annotated[PlannedMode, typer.Option(help="What is to hide a participant.")] = PlannedMode.DISTRIBUTED,
     epsilon_coordinator: Annotated[
-        float | None, typer.Option(help="Budget ε against who runs the coordinator.", show_default=False)
+        float | None, typer.Option(help="Budget ε against whoever runs the coordinator.", show_default=False)
     ] = None,
     epsilon_recipients: Annotated[
-        float | None, typer.Option(help="Budget ε against who gets the model.", show_default=False)
+        float | None, typer.Option(help="Budget ε against whoever gets the model.", show_default=False)
     ] = None,
     target_delta: Annotated[
         float | None, typer.Option(help="Chance that ε does not hold; 1/N^1.1 unless given.", show_default=False)
@@ -100,9 +109,22 @@ def plan(
 
     Nothing is asked of a coordinator. The chart shows every mode, with the noise that it needs for the same budget.
 
-    edgewise-coordinator privacy plan --population 900 --rounds 50 --goal 100 --parameters 300 --epsilon-coordinator 8
+    \b
+    edgewise-coordinator privacy plan --population 900 --rounds 50 \\
+      --goal 100 --parameters 300 --epsilon-coordinator 8
 
-    The same with --mode central --epsilon-recipients 2, with --separation 10 --most 3, or with --chart epsilon.svg.
+    In another mode, against recipients:
+
+    \b
+    edgewise-coordinator privacy plan --population 900 --rounds 50 \\
+      --goal 250 --parameters 300 --mode central --epsilon-recipients 2
+
+    With devices that stay away for ten rounds and are in three at most, and a picture:
+
+    \b
+    edgewise-coordinator privacy plan --population 9000 --rounds 50 \\
+      --goal 100 --parameters 300 --epsilon-coordinator 2 \\
+      --separation 10 --most 3 --chart epsilon.svg
     """
     with one_line_errors():
         from pydantic import ValidationError
@@ -136,7 +158,7 @@ def _print_plan(tree: Any) -> None:
         [
             ("mode", tree["mode"]),
             ("reachable", tree["reachable"]),
-            ("noise multiplier", round(tree["noise_multiplier"], 4)),
+            ("noise multiplier", rounded_up(tree["noise_multiplier"])),
             ("error, clipping norms", round(tree["error"], 4)),
             ("goal needed", tree["goal_needed"]),
             ("target delta", tree["target_delta"]),
@@ -168,7 +190,9 @@ def set_budget(
 
     edgewise-coordinator privacy budget set keyboard coordinator --epsilon 8
 
-    edgewise-coordinator privacy budget set keyboard recipients --rho 0.5 --target-delta 1e-8
+    \b
+    edgewise-coordinator privacy budget set keyboard recipients \\
+      --rho 0.5 --target-delta 1e-8
     """
     with connected(address, token_file) as operator:
         if (epsilon is None) == (rho is None):
@@ -177,6 +201,9 @@ def set_budget(
         path = f"/populations/{part(population)}/privacy/budgets/{opponent}"
         found = operator.change("PUT", path, wanted).tree
     show(as_json, found, lambda tree: _print_budgets([tree]))
+    allowed = _epsilon_of(found)
+    if allowed > _NO_PROMISE:
+        say(f"warning: a budget of ε = {rounded_up(allowed, 3)} is next to no promise; 1 is strong, 10 is weak")
 
 
 @budget.command("show")
@@ -192,13 +219,27 @@ def show_budgets(
     show(as_json, found, _print_budgets)
 
 
+def _epsilon_of(one: Any) -> float:
+    """ε that a budget allows at its target delta."""
+    from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_epsilon
+
+    if one["epsilon"] is not None:
+        return float(one["epsilon"])
+    return rho_to_epsilon(one["rho"], one["target_delta"]) if one["rho"] <= LARGEST_RHO else math.inf
+
+
+def _figure(one: Any) -> str:
+    """A budget, in its unit."""
+    return f"ε = {one['epsilon']:g}" if one["epsilon"] is not None else f"ρ = {one['rho']:g}"
+
+
 def _print_budgets(tree: Any) -> None:
     print_table(
         ("against", "budget", "target delta", "spent", "reserved", "share", "alerts"),
         [
             (
                 one["opponent"],
-                f"ε = {one['epsilon']:g}" if one["epsilon"] is not None else f"ρ = {one['rho']:g}",
+                _figure(one),
                 f"{one['target_delta']:.3g}",
                 f"{one['spent']:.4g}",
                 f"{one['reserved']:.4g}",
@@ -209,6 +250,12 @@ def _print_budgets(tree: Any) -> None:
         ],
         "there is no budget yet: edgewise-coordinator privacy budget set POPULATION coordinator --epsilon 8",
     )
+
+
+def _budgeted(one: Any) -> str:
+    """A budget, as an entry of a ledger."""
+    at = "" if one["epsilon"] is None else f" at δ = {one['target_delta']:.3g}"
+    return f"budget, {one['opponent']}: {_figure(one)}{at}"
 
 
 @privacy.command()
@@ -224,9 +271,10 @@ def ledger(
 ) -> None:
     """Read the ledger of a population: every budget, reservation and charge. It is verified before it is shown.
 
-    edgewise-coordinator privacy ledger keyboard
+    `privacy statement` prints its head. Keep it elsewhere, and give it back as --known: a ledger that was cut off or
+    rewritten since is refused.
 
-    edgewise-coordinator privacy ledger keyboard --known 12:7e0c...
+    edgewise-coordinator privacy ledger keyboard
     """
     with connected(address, token_file) as operator:
         path = f"/populations/{part(population)}/privacy/ledger"
@@ -240,7 +288,7 @@ def ledger(
                 (
                     one["place"],
                     moment(one["at"]),
-                    one["kind"] if one["opponent"] is None else f"budget, {one['opponent']}",
+                    one["kind"] if one["opponent"] is None else _budgeted(one),
                     one["task"],
                     one["round"],
                     one["rho_coordinator"],
@@ -297,4 +345,6 @@ def _print_statement(tree: Any) -> None:
         second = (
             "nobody" if one["second_epsilon"] is None else f"{one['second_accountant']}: {one['second_epsilon']:.4g}"
         )
-        typer.echo(f"\nClaimed against the {one['opponent']}: ε = {one['epsilon']:.4g}; second opinion: {second}")
+        typer.echo(
+            f"\nClaimed against the {one['opponent']}: ε = {rounded_up(one['epsilon'], 4)}; second opinion: {second}"
+        )

@@ -86,7 +86,7 @@ def _cost(one: dict[str, Any], rounds: int | None) -> str:
     if one["epsilon_a_round"] is None:
         return "no bound"
     if rounds is None:
-        then = "without end: no number of rounds is set"
+        then = "and no number of rounds is set"
     elif one["epsilon_in_all"] is None:
         then = f"not known yet after {rounds:,} rounds"
     else:

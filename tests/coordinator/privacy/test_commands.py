@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from coordinator.commands.console import rounded_up
+from coordinator.core.privacy.participation import ParticipationLimits
+from coordinator.core.privacy.planner import Wish, point
+from coordinator.core.privacy.statement import Mode, Opponent
 from coordinator.store.privacy_tables import LedgerRow
 from tests.coordinator.serving import Served, complaint, run, serving
 from tests.programme import POPULATION, TENANT
@@ -39,6 +46,31 @@ def test_a_plan_says_what_a_budget_needs_and_draws_every_mode(tmp_path: Path) ->
     assert "central, recipients" in result.stdout
     picture = ElementTree.fromstring(chart.read_text())
     assert len(picture.findall("{http://www.w3.org/2000/svg}polyline")) >= 3
+
+
+def test_noise_is_shown_rounded_up_so_that_whoever_copies_it_keeps_the_budget() -> None:
+    words = "--population 2000000 --rounds 1000 --goal 2400 --parameters 102000 --epsilon-coordinator 2"
+    limits = "--target-delta 1e-7 --group-size 1000 --separation 100 --most 2"
+    shown = run("privacy", "plan", *words.split(), *limits.split()).stdout
+    (copied,) = re.findall(r"^noise multiplier +(\S+)$", shown, re.MULTILINE)
+    wish = Wish(
+        mode=Mode.DISTRIBUTED, population=2_000_000, rounds=1000, goal=2400, parameters=102_000, target_delta=1e-7,
+        epsilon={Opponent.COORDINATOR: 2.0}, largest_error=1.0, group_size=1000,
+        limits=ParticipationLimits(separation=100, most=2),
+    )  # fmt: skip
+    assert 1.999 < point(wish, float(copied), 1000).coordinator <= 2
+    assert point(wish, float(copied) - 1e-4, 1000).coordinator > 2, "it is the nearest that keeps it"
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_number_that_is_rounded_up_is_never_below_itself_and_hardly_above(value: float) -> None:
+    assert value <= float(rounded_up(value)) <= value * (1 + 1e-4)
+    assert "e" not in rounded_up(value)
+
+
+@pytest.mark.parametrize(("value", "said"), [(3.672546, "3.6726"), (0.1, "0.1"), (3.5, "3.5"), (1000.0, "1000")])
+def test_numbers_that_need_no_rounding_stay_as_they_are(value: float, said: str) -> None:
+    assert rounded_up(value) == said
 
 
 def test_a_plan_that_cannot_be_kept_names_the_costs_and_the_nearest_choice() -> None:
@@ -86,6 +118,8 @@ def test_a_budget_is_set_shown_and_in_the_ledger(served: Served) -> None:
     assert "ρ = 0.5" in shown
     listed = served.out("privacy", "ledger", POPULATION).splitlines()
     assert [line.split()[0] for line in listed] == ["entry", "1", "2"]
+    assert "budget, coordinator: ε = 8 at δ = 1e-06" in listed[1]
+    assert "budget, recipients: ρ = 0.5" in listed[2]
     said = json.loads(served.out("privacy", "statement", POPULATION, "--json"))
     head = f"{said['entries']}:{said['head']}"
     assert head in served.out("privacy", "statement", POPULATION, "--claim")
@@ -95,6 +129,26 @@ def test_a_budget_is_set_shown_and_in_the_ledger(served: Served) -> None:
     assert "is not the one whose entry 2" in complaint(another, 1)
     neither = served.run("privacy", "budget", "set", POPULATION, "coordinator")
     assert "give --epsilon, or --rho" in complaint(neither)
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        (("--epsilon", "101"), True),
+        (("--epsilon", "100"), False),
+        (("--rho", "61", "--target-delta", "1e-6"), True),
+        (("--rho", "1", "--target-delta", "1e-6"), False),
+        (("--rho", "1e9", "--target-delta", "1e-6"), True),
+    ],
+)
+def test_a_budget_that_is_next_to_no_promise_is_taken_and_warned_of(
+    served: Served, words: tuple[str, ...], warned: bool
+) -> None:
+    population = "-".join(("wide", *words)).replace("--", "")
+    served.out("populations", "create", population)
+    result = served.run("privacy", "budget", "set", population, "coordinator", *words, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["opponent"]) == (0, "coordinator")
+    assert ("next to no promise" in result.stderr) is warned
 
 
 def test_the_doctor_finds_a_damaged_ledger(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
