@@ -62,6 +62,29 @@ def test_the_conversion_is_the_minimum_over_orders(rho: float, epsilon: float) -
     assert rho_to_delta(rho, epsilon) == pytest.approx(min(exact, 1.0), rel=1e-4)
 
 
+def curve_of_the_gaussian(mu: float, epsilon: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """δ by its definition, and the first of its two terms, with 50 digits."""
+    with oracle.precisely():
+        at, half = mpmath.mpf(epsilon) / mu, mpmath.mpf(mu) / 2
+        first = mpmath.ncdf(half - at)
+        return first - mpmath.exp(epsilon) * mpmath.ncdf(-half - at), first
+
+
+def test_no_delta_of_a_gaussian_is_below_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    for mu in 10 ** rng.uniform(-3, 3, 400):
+        epsilon = max(0.0, mu * (mu / 2 + rng.uniform(-3, 37)))
+        delta, first = curve_of_the_gaussian(mu, epsilon)
+        if delta > 1e-300:
+            assert delta <= exact_delta(mu, epsilon) <= delta + 1e-9 * first, (mu, epsilon)
+
+
+@pytest.mark.parametrize(("mu", "delta"), [(37, 1e-6), (40, 1e-3), (60, 1e-2), (100, 3e-2), (1e-3, 1e-10), (1, 1e-5)])
+def test_what_is_said_of_a_gaussian_holds(mu: float, delta: float) -> None:
+    assert curve_of_the_gaussian(mu, exact_epsilon(mu, delta))[0] <= delta
+    assert curve_of_the_gaussian(mu, exact_epsilon(mu, delta) * (1 - 1e-9))[0] > delta
+
+
 def test_nothing_released_costs_nothing() -> None:
     assert rho_to_epsilon(0.0, 1e-6) == rho_to_delta(0.0, 0.0) == exact_epsilon(0.0, 1e-6) == 0.0
     assert ZcdpAccountant().epsilon([], 1e-6) == RdpAccountant().epsilon([], 1e-6) == 0.0
