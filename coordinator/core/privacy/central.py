@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 
 from coordinator.core.privacy.conversions import Values
+from coordinator.core.privacy.distributed import longest_report
 from edge_runtime.protocol.noise import DiscreteGaussian, Integers, NoiseSource
 from edge_runtime.protocol.secure_sum.lanes import Lanes
 
@@ -46,11 +47,11 @@ class SumNoise:
         """The noise of z = `multiplier` for reports of so many parameters.
 
         Args:
-            lanes: Without noise of the devices' own; they hold the integers' norm to `rounded_norm`.
+            lanes: Without noise of the devices' own; they hold the integers' norm to `longest_report`.
         """
         sigma = multiplier * lanes.clipping_norm * lanes.scale
         coarser = 2.0 ** max(0, math.ceil(math.log2(sigma / _MOST_STEPS)))
-        sensitivity = lanes.rounded_norm(parameters) / coarser
+        sensitivity = longest_report(lanes, parameters) / coarser
         if coarser > 1 or lanes.rotated:
             sensitivity += math.sqrt(parameters)
         return cls(coarser / lanes.scale, sigma / coarser, sensitivity)

@@ -25,7 +25,7 @@ from edge_runtime.protocol.secure_sum.lanes import Lanes
 LEAST_STEPS: Final = 4.0
 """Least σ on the grid: τ d is below 1e-50 for every model."""
 _FLOAT_ROOM: Final = math.sqrt(1 + 1e-6)
-"""What float32 may leave of a clipped delta above its norm; `Lanes.encode` lets so much pass."""
+"""What float32 may leave of a clipped delta above its norm: `Lanes.encode` lets so much of a squared norm pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class GroupNoise:
     def of(cls, lanes: Lanes, parameters: int) -> GroupNoise:
         """The noise that a plan's lanes give a report of so many parameters."""
         size = lanes.count(parameters)
-        norm = _FLOAT_ROOM * lanes.rounded_norm(parameters)
+        norm = longest_report(lanes, parameters)
         return cls(lanes.noise * lanes.scale, lanes.honest_survivors, norm, size)
 
     @property
@@ -60,6 +60,11 @@ class GroupNoise:
     def multiplier(self) -> float:
         """The noise multiplier of a continuous Gaussian of the same ρ: what rounding leaves of z."""
         return 1 / math.sqrt(2 * self.rho)
+
+
+def longest_report(lanes: Lanes, parameters: int) -> float:
+    """Largest L2 norm of the integers that a device sends before noise, in steps: the sensitivity of every sum."""
+    return _FLOAT_ROOM * lanes.rounded_norm(parameters)
 
 
 def sum_rho(sigma: float, devices: int, sensitivity: float, parameters: int) -> float:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from coordinator.core.privacy import blt
 from coordinator.core.privacy.blt import Blt, fitted
+from coordinator.core.privacy.central import SumNoise
 from coordinator.core.privacy.conversions import Values
 from coordinator.core.privacy.correlated import (
     Integers,
@@ -78,12 +79,27 @@ def test_a_groups_claim_is_that_of_its_noise_multiplier_and_a_little_rounding() 
     assert GroupNoise.of(lanes(bits=20, rotation_seed=bytes(32)), 1_000_000).rho > noise.rho
 
 
-def test_no_report_is_longer_than_what_is_charged_for_it() -> None:
+@pytest.mark.parametrize("devices", [True, False], ids=["noise of devices", "noise of the coordinator"])
+def test_no_report_is_longer_than_what_is_charged_for_it(devices: bool) -> None:
     """On a fine grid float32 leaves a clipped delta some steps above its norm."""
-    fine, rng = lanes(bits=32, max_participants=3, honest_survivors=2, noise_multiplier=0.5), np.random.default_rng(1)
+    rng, noise = np.random.default_rng(1), 0.5 if devices else 0.0
+    fine = lanes(bits=32, max_participants=3, honest_survivors=2, noise_multiplier=noise, bounded=True)
+    charged = GroupNoise.of(fine, 16) if devices else SumNoise.of(fine, 16, 0.01)
     drawn = (clip(rng.normal(size=16).astype(np.float32), 0.1) * np.float32(10) for _ in range(500))
     longest = max(float(np.linalg.norm(fine.encode(delta, rng).view(np.int32).astype(float))) for delta in drawn)
-    assert fine.rounded_norm(16) < longest <= GroupNoise.of(fine, 16).sensitivity
+    assert fine.rounded_norm(16) < longest <= charged.sensitivity
+
+
+def test_whoever_adds_noise_the_longest_report_that_passes_is_charged() -> None:
+    """Squared norms of a millionth more pass the codec."""
+    for bits in (24, 32):
+        own = lanes(bits=bits, noise_multiplier=0.0, bounded=True)
+        longest = own.rounded_norm(1000) * (1 + 1e-6) ** 0.5
+        noise = SumNoise.of(own, 1000, 1.0)
+        coarser = noise.step * own.scale
+        rounded = 1000**0.5 if coarser > 1.5 else 0.0
+        assert (noise.sensitivity - rounded) * coarser == pytest.approx(longest, rel=1e-12)
+        assert GroupNoise.of(lanes(bits=bits), 1000).sensitivity >= lanes(bits=bits).rounded_norm(1000) * (1 + 4.9e-7)
 
 
 def test_a_few_phones_of_full_norm_make_a_rotated_sum_wrap_around() -> None:
