@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,8 +16,13 @@ _WIDTH, _LEFT, _TOP, _RIGHT, _BELOW = 890, 92, 56, 385, 64
 _PLOT_HEIGHT, _LINE_HEIGHT = 300, 19
 _COLOURS: Final = {"distributed": "#0b6e99", "central": "#b4531b", "correlated": "#7a3c78", "local": "#3c7a3c"}
 _OTHER: Final = "#555555"
+_BUDGET: Final = "#b00020"
+_HALO: Final = 'stroke="white" stroke-width="4" paint-order="stroke"'
+_DASHES: Final = ' stroke-dasharray="6 3"'
 _SMALLEST: Final = 1e-3
 """ε below it is drawn at it."""
+_LARGEST: Final = 1e6
+"""A budget above it is drawn at it."""
 _MISSED: Final = "* misses the budget: with the noise that the error allows"
 _WORDS: Final = {-1: "hardly anything", 0: "strong", 1: "weak, better than nothing"}
 """Beside a power of ten: what such an ε is worth."""
@@ -85,12 +90,17 @@ def lines(advice: Any) -> Iterator[str]:
     yield from _notes(advice, drawn)
 
 
-def svg(advice: Any, title: str) -> str:
-    """The same as a picture, with axes."""
-    drawn = curves(advice)
+def svg(advice: Any, title: str, budgets: Mapping[str, float] | None = None) -> str:
+    """The same as a picture, with axes.
+
+    Args:
+        budgets: ε against each opponent for whom there is one: a line across all curves.
+    """
+    drawn, allowed = curves(advice), budgets or {}
     notes = list(_notes(advice, drawn))
     height = _TOP + _PLOT_HEIGHT + _BELOW + _LINE_HEIGHT * len(notes)
-    low, high = _range(drawn)
+    ends = [*_range(drawn), *map(_drawable, allowed.values())]
+    low, high = min(ends), max(ends)
     low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
     high = max(high, 10 * low)
     last = max((curve.rounds for curve in drawn), default=1)
@@ -101,6 +111,7 @@ def svg(advice: Any, title: str) -> str:
         f'<text x="{_LEFT}" y="22" font-size="15">{html.escape(title)}</text>',
         *_axes(last, low, high),
     ]
+    parts += _budget_lines(allowed, len(drawn), low, high)
     for place, curve in enumerate(drawn):
         parts += _drawn(curve, place, last, low, high)
     parts += _worth(low, high)
@@ -121,6 +132,10 @@ def _range(drawn: Sequence[Curve]) -> tuple[float, float]:
     return min(values), max(values)
 
 
+def _drawable(epsilon: float) -> float:
+    return min(max(epsilon, _SMALLEST), _LARGEST)
+
+
 def _share(value: float, low: float, high: float) -> float:
     """Where a value lies between both, in logarithms; 1 where they are the same."""
     return math.log(max(value, _SMALLEST) / low) / math.log(high / low) if high > low else 1.0
@@ -137,17 +152,30 @@ def _drawn(curve: Curve, place: int, last: int, low: float, high: float) -> Iter
     """A curve in steps, each as high as ε is at its end, and its line of the legend."""
     colour = _COLOURS.get(curve.mode, _OTHER)
     stroke = f'fill="none" stroke="{colour}" stroke-width="2"'
-    stroke += "" if curve.opponent == "coordinator" else ' stroke-dasharray="6 3"'
+    stroke += "" if curve.opponent == "coordinator" else _DASHES
     begins = (0, *(at for at, _value in curve.points))
     corners = (
         f"{_x(at, last):.1f},{_y(value, low, high):.1f}"
         for begin, (end, value) in zip(begins, curve.points, strict=False)
         for at in (begin, end)
     )
-    x, y = _WIDTH - _RIGHT + 16, _TOP + 30 + _LINE_HEIGHT * place
     yield f'<polyline points="{" ".join(corners)}" {stroke}/>'
+    yield from _legend(place, f"{curve.name}: {curve.end}", stroke)
+
+
+def _budget_lines(budgets: Mapping[str, float], curves: int, low: float, high: float) -> Iterator[str]:
+    """A line across the picture at each budget, and below the curves' lines of the legend its own."""
+    for place, (opponent, epsilon) in enumerate(budgets.items(), start=curves):
+        y = _y(_drawable(epsilon), low, high)
+        dashes = "" if opponent == "coordinator" else _DASHES
+        yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_BUDGET}"{dashes}/>'
+        yield from _legend(place, f"budget, {opponent}: ε = {number(epsilon)}", f'stroke="{_BUDGET}"{dashes}')
+
+
+def _legend(place: int, words: str, stroke: str) -> Iterator[str]:
+    x, y = _WIDTH - _RIGHT + 16, _TOP + 30 + _LINE_HEIGHT * place
     yield f'<line x1="{x}" x2="{x + 26}" y1="{y - 4}" y2="{y - 4}" {stroke}/>'
-    yield f'<text x="{x + 34}" y="{y}">{html.escape(f"{curve.name}: {curve.end}")}</text>'
+    yield f'<text x="{x + 34}" y="{y}">{html.escape(words)}</text>'
 
 
 def _axes(last: int, low: float, high: float) -> Iterator[str]:
@@ -166,11 +194,10 @@ def _axes(last: int, low: float, high: float) -> Iterator[str]:
 
 def _worth(low: float, high: float) -> Iterator[str]:
     """What an ε is worth, above the curves that it would cross."""
-    halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
     for power, words in _WORDS.items():
         if low <= 10.0**power <= high:
             y = _y(10.0**power, low, high)
-            yield f'<text x="{_LEFT + 4}" y="{y - 4:.1f}" font-size="11" fill="#666666" {halo}>{words}</text>'
+            yield f'<text x="{_LEFT + 4}" y="{y - 4:.1f}" font-size="11" fill="#666666" {_HALO}>{words}</text>'
 
 
 def _x(at: int, last: int) -> float:

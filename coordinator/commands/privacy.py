@@ -144,7 +144,9 @@ def plan(
             raise Mistake(f"{option}: {first['msg'].lower()}") from None
         advice = advice_for(wish).model_dump(mode="json")
         if chart is not None:
-            chart.write_text(svg(advice, f"ε by round, {goal:,} reports a round, δ = {advice['target_delta']:.2g}"))
+            given = ((Against.COORDINATOR, epsilon_coordinator), (Against.RECIPIENTS, epsilon_recipients))
+            title = f"ε by round, {goal:,} reports a round, δ = {advice['target_delta']:.2g}"
+            chart.write_text(svg(advice, title, {one: epsilon for one, epsilon in given if epsilon is not None}))
     show(as_json, advice, _print_plan)
     if chart is not None:
         say(f"the chart is in {chart}")

@@ -11,6 +11,7 @@ from coordinator.api.operator.privacy import WishRequest, advice_for
 from coordinator.commands.charts import curves, lines, number, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
+BUDGET_COLOUR = "#b00020"
 WIDEST_LETTER = 0.5
 """Of a letter over the size of its font, on average."""
 
@@ -34,8 +35,19 @@ def plan(request: pytest.FixtureRequest) -> Any:
     return advice(**WISHES[request.param])
 
 
-def test_nothing_of_the_picture_lies_outside_it(plan: Any) -> None:
-    picture = ElementTree.fromstring(svg(plan, "ε by round"))
+BUDGETS: dict[str, dict[str, float]] = {
+    "none": {},
+    "one": {"coordinator": 8.0},
+    "the same": {"coordinator": 2.0, "recipients": 2.0},
+    "two": {"coordinator": 8.0, "recipients": 1.0},
+    "far below": {"recipients": 1e-9},
+    "far above": {"recipients": 1e9},
+}
+
+
+@pytest.mark.parametrize("budgets", BUDGETS.values(), ids=BUDGETS)
+def test_nothing_of_the_picture_lies_outside_it(plan: Any, budgets: dict[str, float]) -> None:
+    picture = ElementTree.fromstring(svg(plan, "ε by round", budgets))
     width, height = (float(side) for side in picture.attrib["viewBox"].split()[2:])
     for text in picture.iter(f"{SVG}text"):
         long = len(text.text or "") * WIDEST_LETTER * float(text.get("font-size", 13))
@@ -49,6 +61,30 @@ def test_nothing_of_the_picture_lies_outside_it(plan: Any) -> None:
             x, y = (float(part) for part in corner.split(","))
             assert 0 < x < width
             assert 0 < y < height
+
+
+def budget_lines(picture: ElementTree.Element) -> dict[str, float]:
+    """Of the legend's lines of budgets: how high the line across the picture is."""
+    said = [str(one.text) for one in picture.iter(f"{SVG}text") if (one.text or "").startswith("budget, ")]
+    red = [one for one in picture.iter(f"{SVG}line") if one.attrib["stroke"] == BUDGET_COLOUR]
+    return {words: float(line.attrib["y1"]) for words, line in zip(said, red[::2], strict=True)}
+
+
+def test_a_budget_is_a_line_at_which_the_curve_ends_that_just_keeps_it() -> None:
+    """The planner spends the whole budget: against the coordinator the curve ends at its line."""
+    plan = advice(**WISHES["all kept"])
+    picture = ElementTree.fromstring(svg(plan, "ε by round", {"coordinator": 8.0}))
+    assert list(budget_lines(picture)) == ["budget, coordinator: ε = 8"]
+    kept = next(iter(picture.iter(f"{SVG}polyline"))).attrib["points"].split()[-1]
+    assert float(kept.partition(",")[2]) == pytest.approx(budget_lines(picture)["budget, coordinator: ε = 8"], abs=0.5)
+
+
+def test_budgets_against_both_have_a_line_each() -> None:
+    plan = advice(**WISHES["every mode"])
+    two = budget_lines(ElementTree.fromstring(svg(plan, "ε by round", BUDGETS["two"])))
+    assert list(two) == ["budget, coordinator: ε = 8", "budget, recipients: ε = 1"]
+    assert two["budget, coordinator: ε = 8"] < two["budget, recipients: ε = 1"]
+    assert not budget_lines(ElementTree.fromstring(svg(plan, "ε by round")))
 
 
 def test_every_mode_has_a_line_that_looks_like_no_other() -> None:

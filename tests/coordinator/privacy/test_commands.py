@@ -46,6 +46,7 @@ def test_a_plan_says_what_a_budget_needs_and_draws_every_mode(tmp_path: Path) ->
     assert "central, recipients" in result.stdout
     picture = ElementTree.fromstring(chart.read_text())
     assert len(picture.findall("{http://www.w3.org/2000/svg}polyline")) >= 3
+    assert "budget, coordinator: ε = 8" in [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
 
 
 def test_noise_is_shown_rounded_up_so_that_whoever_copies_it_keeps_the_budget() -> None:
