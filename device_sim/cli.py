@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Fleets of simulated phones on the real wire protocol.",
 )
 
@@ -242,7 +243,8 @@ def audit(
     edgewise-sim audit
     edgewise-sim audit --mode local --noise-multiplier 3.5
     edgewise-sim audit --plan build/demo/plan.json --rounds 30
-    edgewise-sim audit --mode correlated --noise-multiplier 6 --separation 3 --canaries 100000
+    edgewise-sim audit --mode correlated --noise-multiplier 6 \\
+      --separation 3 --canaries 100000
     """
     from rich.console import Console
 
@@ -268,7 +270,7 @@ def audit(
     except InvalidPlan as refusal:
         _fail(refusal.detail)
     except OSError as problem:
-        _fail(f"the report cannot be written: {problem.strerror}")
+        _fail(f"the report cannot be written: {problem.filename or out}: {problem.strerror or problem}")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(1 if verdict.disproved else 0)

@@ -47,20 +47,24 @@ def run_demo(options: DemoOptions, watcher: Watcher, children: Children) -> tupl
 
     Raises:
         CommandFailed: A part failed; the text says what to do.
-        ValueError: There is no such dataset, or it cannot be spread over that many devices.
+        ValueError: There is no such dataset, it cannot be spread over that many devices, or they cannot sum or hide so.
     """
     began = time.time()
     dataset = load(options.dataset, devices=options.devices, seed=options.seed)
+    recipe, privacy = recipe_for(options), privacy_for(options, len(dataset.training))
+
+    def planned(bundle_sha256: str) -> Plan:
+        return plan_for(recipe, dataset.name, bundle_sha256, len(dataset.training), options.summing, privacy)
+
+    planned("0" * 64)  # what no plan allows is refused before any work
     out = _fresh(options.out)
     port = processes.free_port(options.port)
     watcher.stage("exporting the model")
     tenant_key = export_model(options, dataset, children)
     bundle_raw, checkpoint_raw = (out / "bundle.ewb").read_bytes(), (out / "checkpoint.ewc").read_bytes()
     bundle = verify_bundle(bundle_raw, digest(bundle_raw).hex(), tenant_key.public)
-    recipe = recipe_for(options)
     phones = len(dataset.training) + len(dataset.held_out)
-    privacy = privacy_for(options, len(dataset.training))
-    plan = plan_for(recipe, dataset.name, bundle.sha256, len(dataset.training), options.summing, privacy)
+    plan = planned(bundle.sha256)
     watcher.stage("starting the coordinator")
     with (
         running_coordinator(

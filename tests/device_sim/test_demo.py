@@ -188,6 +188,19 @@ def test_mistakes_are_said_in_one_line(tmp_path: Path) -> None:
         assert f"port {port} is in use" in one_line_error(f"--port={port}", out=tmp_path / "port")
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--privacy=central",), "the demo has no privacy central; choose none or distributed"),
+        (("--privacy=distributed", "--summing=plain"), "leave --summing plain or --privacy distributed out"),
+        (("--devices=4",), "too few to sum securely"),
+    ],
+)
+def test_what_no_plan_allows_is_refused_before_any_work(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    assert says in one_line_error(*options, out=tmp_path / "untouched")
+    assert not (tmp_path / "untouched").exists()
+
+
 def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from collections import namedtuple
