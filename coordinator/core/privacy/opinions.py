@@ -1,7 +1,8 @@
 """A claim beside its second opinion: two accountants, written apart, about the same events.
 
 They are compared where both apply and bound the same thing: a tight accountant with a tight one, a Rényi one with a
-Rényi one. A second opinion that is lower is as suspicious as one that is higher.
+Rényi one. A second opinion that is lower is as suspicious as one that is higher. Little ε is found at large Rényi
+orders, and where those of an accountant end it says too much, by a few thousandths: so little is not compared.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from coordinator.core.privacy.refusals import OpinionsDiffer
 
 LARGEST_DIFFERENCE: Final = 0.02
 """Relative to the smaller of both."""
+LEAST_COMPARED: Final = 0.01
+"""Two ε up to it agree: nothing is then one part in a hundred likelier with a device than without, whoever is right."""
 
 
 class SecondOpinions(StrEnum):
@@ -53,11 +56,14 @@ def opinion(accountant: Accountant, events: Sequence[Event], delta: float) -> Op
 
 
 def difference(claim: Opinion, second: Opinion) -> float:
-    """How far apart two figures are, relative to the smaller; 0 where both are 0, infinite where one is."""
+    """How far apart two figures are, relative to the smaller; 0 where neither is above `LEAST_COMPARED`.
+
+    Infinite where one is not finite, where only one is above 0, and where they speak of different δ.
+    """
     low, high = sorted((claim.epsilon, second.epsilon))
-    if not (math.isfinite(high) and claim.delta == second.delta):
+    if not (math.isfinite(low) and math.isfinite(high) and claim.delta == second.delta):
         return math.inf
-    if high == low:
+    if max(high, -low) <= LEAST_COMPARED:
         return 0.0
     return (high - low) / low if low > 0 else math.inf
 

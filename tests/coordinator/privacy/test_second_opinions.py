@@ -12,11 +12,11 @@ import pytest
 
 from coordinator.accounting import OpacusRdp, PldAccountant
 from coordinator.core.privacy.events import ConcentratedEvent, Event, GaussianEvent, SkellamEvent
-from coordinator.core.privacy.opinions import Opinion, agreed, difference
+from coordinator.core.privacy.opinions import LEAST_COMPARED, Opinion, agreed, difference
 from coordinator.core.privacy.rdp import RdpAccountant
 from coordinator.core.privacy.refusals import NotCovered, OpinionsDiffer
 from coordinator.core.privacy.zcdp import ZcdpAccountant
-from tests.coordinator.privacy.second_opinions import CASES, CONCENTRATED, DELTA
+from tests.coordinator.privacy.second_opinions import CASES, CONCENTRATED, DELTA, LITTLE
 
 PRV, RDP = 0, 1
 REFERENCES: Final = {"reference": (2.135, 2.437), "long reference": (6.918, 7.414)}
@@ -51,6 +51,34 @@ def test_opacus_converts_rho_as_we_do(opacus: dict[str, list[float]]) -> None:
     for rho, second in zip(CONCENTRATED, opacus["concentrated"], strict=True):
         claim = Opinion("zcdp", ZcdpAccountant().epsilon([ConcentratedEvent(rho)], DELTA), DELTA)
         assert agreed(claim, Opinion("opacus", second, DELTA)) is claim
+
+
+def test_little_privacy_loss_is_no_dispute_though_opacus_orders_end(opacus: dict[str, list[float]]) -> None:
+    """Opacus says 6 % more at ρ = 1e-7, many times as much at 1e-9, and less than nothing where ε is 0."""
+    far = []
+    for (rho, delta), second in zip(LITTLE, opacus["little"], strict=True):
+        claim = Opinion("zcdp", ZcdpAccountant().epsilon([ConcentratedEvent(rho)], delta), delta)
+        assert agreed(claim, Opinion("opacus", second, delta)) is claim
+        far += [second > 1.02 * claim.epsilon or second < claim.epsilon]
+    assert far == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize(("claim", "second", "apart"), [(0.01, 0.0, 0.0), (0.01, 0.0102, 0.02), (0.0101, 0.01, 0.01)])
+def test_above_a_hundredth_accountants_are_compared(claim: float, second: float, apart: float) -> None:
+    assert difference(Opinion("ours", claim, DELTA), Opinion("theirs", second, DELTA)) == pytest.approx(apart)
+
+
+@pytest.mark.parametrize(("claim", "second"), [(0.0001, 0.0101), (0.0101, 0.0), (0.009, 0.0103), (0.0, -1.0)])
+def test_an_opinion_above_a_hundredth_does_not_agree_with_much_less(claim: float, second: float) -> None:
+    with pytest.raises(OpinionsDiffer):
+        agreed(Opinion("ours", claim, DELTA), Opinion("theirs", second, DELTA))
+    assert LEAST_COMPARED == 0.01
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_no_figure_agrees_with_none(wrong: float) -> None:
+    for claim, second in ((wrong, 0.001), (0.001, wrong), (wrong, wrong)):
+        assert difference(Opinion("ours", claim, DELTA), Opinion("theirs", second, DELTA)) == math.inf
 
 
 def test_a_claim_is_recorded_beside_its_second_opinion(opacus: dict[str, list[float]]) -> None:
