@@ -12,7 +12,8 @@ from coordinator.core.privacy.ledger import Account, Cost, Fact, FactKind, Purpo
 from coordinator.core.privacy.participation import ParticipationLimits
 from coordinator.core.privacy.statement import Mode, Opponent
 from coordinator.services.budgets import BudgetState
-from coordinator.services.privacy_claims import Claimed, Said, figures_of
+from coordinator.services.claim_views import Claimed
+from coordinator.services.privacy_claims import Said, figures_of
 
 _AT: Final = datetime(2026, 11, 22, 2, 32, 50, tzinfo=UTC)
 _COST: Final = Cost(0.02, 0.0025)

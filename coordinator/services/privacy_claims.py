@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, or_, tuple_
 from sqlmodel import Session, col, select
 
 from coordinator.core.privacy.conversions import rho_to_epsilon
@@ -18,8 +17,8 @@ from coordinator.core.privacy.ledger import Account, TaskAccount
 from coordinator.core.privacy.opinions import Opinion
 from coordinator.core.privacy.participation import dearest
 from coordinator.core.privacy.plans import limits_of
-from coordinator.core.privacy.refusals import NotCovered
-from coordinator.core.privacy.settings import default_target_delta
+from coordinator.core.privacy.refusals import InvalidTargetDelta, NotCovered
+from coordinator.core.privacy.settings import check_target_delta, default_target_delta
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent, Statement, claimed_epsilon, stated
 from coordinator.core.privacy.zcdp import example_rho
 from coordinator.core.rounds import Phase
@@ -27,11 +26,12 @@ from coordinator.services import ledger
 from coordinator.services.budgets import devices_of
 from coordinator.services.catalogue import population_named
 from coordinator.services.ledger import Book, Whose
+from coordinator.services.lineage import claimed_in
 from coordinator.services.running import read_plan
 from coordinator.store.database import Database
 from coordinator.store.privacy_tables import ClaimRow
-from coordinator.store.tables import Round, Task, Tenant
-from edge_runtime.protocol.errors import Malformed, NotFound
+from coordinator.store.tables import CheckpointRow, Round, Task, Tenant
+from edge_runtime.protocol.errors import NotFound
 
 SecondOpinion = Callable[[Sequence[Event], float], tuple[Opinion, Opinion]]
 """The claim for some events and the opinion of somebody else; refuses where both differ."""
@@ -100,7 +100,9 @@ def said(session: Session, tenant: Tenant, population: str, task: str | None = N
     """
     population_named(session, tenant, population)
     book = ledger.read(session, Whose(tenant.name, population))
-    delta = _default_delta(session, book)
+    delta, devices = _default_delta(session, book), devices_of(session, *book.whose)
+    figures = figures_of(book.account, task, delta)
+    examples = _examples(session, tenant, population, task, book.account, delta)
     return Said(
         population=population,
         task=task,
@@ -109,9 +111,21 @@ def said(session: Session, tenant: Tenant, population: str, task: str | None = N
         head=book.head.digest,
         modes=tuple(sorted({one.mode for one in _charged(book.account, task).values()})),
         rounds=sum(len(one.charged) for one in _charged(book.account, task).values()),
-        figures=tuple(figures_of(book.account, task, delta)),
-        examples=tuple(_examples(session, tenant, population, task, book.account, delta)),
+        figures=tuple(_warned(one, devices) for one in figures),
+        examples=tuple(replace(one, figure=_warned(one.figure, devices)) for one in examples),
     )
+
+
+def _warned(figure: Figure, devices: int) -> Figure:
+    """The figure, whose sentence says so where its target delta is too large for so many devices."""
+    if figure.epsilon is None:
+        return figure
+    try:
+        check_target_delta(figure.target_delta, devices)
+    except InvalidTargetDelta:
+        warning = f"δ is not below 1/N for the {devices:,} devices that are enrolled now: set a smaller one."
+        return replace(figure, sentence=f"{warning} {figure.sentence}")
+    return figure
 
 
 def _charged(account: Account, task: str | None) -> dict[str, TaskAccount]:
@@ -240,22 +254,6 @@ def _costs(session: Session, task: Task, one: float) -> list[float]:
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """A figure that was claimed, beside what another accountant says of the same releases."""
-
-    at: datetime
-    entries: int
-    head: str
-    opponent: Opponent
-    target_delta: float
-    epsilon: float
-    accountant: str
-    second_epsilon: float | None
-    second_accountant: str | None
-    release: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What may be claimed of a ledger as it stood.
@@ -277,6 +275,7 @@ def judge(database: Database, tenant: Tenant, population: str, find: Callable[[]
     Raises:
         NotFound: The tenant has no population of this name.
         LedgerDamaged: The ledger is not the one that was written.
+        InvalidTargetDelta: That of a budget is 1/N or more, for the N devices that are enrolled by now.
         OpinionsDiffer: By more than 2 %: nothing may be released.
         NotCovered: A second opinion is required, and nobody is there to ask.
     """
@@ -284,6 +283,7 @@ def judge(database: Database, tenant: Tenant, population: str, find: Callable[[]
         population_named(session, tenant, population)
         book = ledger.read(session, Whose(tenant.name, population))
         delta = _default_delta(session, book)
+        devices = devices_of(session, *book.whose)
     tasks = _charged(book.account, None)
     ask = find() if tasks else None
     found: list[tuple[Opponent, Opinion, Opinion | None]] = []
@@ -291,9 +291,26 @@ def judge(database: Database, tenant: Tenant, population: str, find: Callable[[]
         at = target_delta_of(book.account, opponent, delta)
         epsilon, accountant = _epsilon(tasks, opponent, at)
         if math.isfinite(epsilon):
+            check_target_delta(at, devices)
             own = Opinion(accountant, epsilon, at)
             found.append((opponent, *_opinions(events_of(tasks, opponent), own, ask)))
     return Judged(book, tuple(found))
+
+
+def judge_model(
+    database: Database, tenant: Tenant, checkpoint_sha256: str, find: Callable[[], SecondOpinion | None]
+) -> list[Judged]:
+    """Claim what the ledgers say of those who trained a model; nothing for one that nobody did who has a ledger.
+
+    Raises: As `judge`, and:
+        NotFound: There is no such checkpoint.
+        NotCovered: A population that has a budget trained it without a charge.
+    """
+    with database.reading() as session:
+        if session.get(CheckpointRow, (tenant.name, checkpoint_sha256)) is None:
+            raise NotFound("there is no such checkpoint")
+        populations = claimed_in(session, tenant.name, checkpoint_sha256)
+    return [judge(database, tenant, population, find) for population in populations]
 
 
 def _opinions(events: list[Event], own: Opinion, ask: SecondOpinion | None) -> tuple[Opinion, Opinion | None]:
@@ -336,46 +353,3 @@ def record(session: Session, judged: Judged, now: datetime, release: int | None 
     ]
     session.add_all(rows)
     return rows
-
-
-def claims_of(session: Session, tenant: Tenant, population: str, before: str, most: int) -> Sequence[ClaimRow]:
-    """What was claimed of a population, newest first, from the first behind a claim.
-
-    Args:
-        before: The id of that claim; empty for the beginning.
-
-    Raises:
-        NotFound: The tenant has no population of this name.
-        Malformed: `before` is no claim of it.
-    """
-    population_named(session, tenant, population)
-    query = select(ClaimRow).where(ClaimRow.tenant == tenant.name, ClaimRow.population == population)
-    if before:
-        last = session.get(ClaimRow, before) if before.isalnum() else None
-        if last is None or (last.tenant, last.population) != (tenant.name, population):
-            raise Malformed("the cursor is not one that this list gave out")
-        query = query.where(_behind(last))
-    newest_first = (col(ClaimRow.place).desc(), col(ClaimRow.at).desc(), col(ClaimRow.opponent), col(ClaimRow.id))
-    return session.exec(query.order_by(*newest_first).limit(most)).all()
-
-
-def _behind(last: ClaimRow) -> ColumnElement[bool]:
-    """Whether a claim comes after one in the list, newest first."""
-    place, at = col(ClaimRow.place), col(ClaimRow.at)
-    beside = tuple_(col(ClaimRow.opponent), col(ClaimRow.id)) > tuple_(last.opponent, last.id)
-    return or_(place < last.place, and_(place == last.place, or_(at < last.at, and_(at == last.at, beside))))
-
-
-def claimed_view(row: ClaimRow) -> Claimed:
-    return Claimed(
-        at=row.at,
-        entries=row.place,
-        head=row.digest,
-        opponent=Opponent(row.opponent),
-        target_delta=row.target_delta,
-        epsilon=row.epsilon,
-        accountant=row.accountant,
-        second_epsilon=row.second_epsilon,
-        second_accountant=row.second_accountant,
-        release=row.release,
-    )

@@ -17,10 +17,11 @@ from coordinator.core.privacy.participation import ParticipationLimits
 from coordinator.core.privacy.planner import Advice, Wish, compared, planned
 from coordinator.core.privacy.settings import default_target_delta
 from coordinator.core.privacy.statement import Mode, Opponent
-from coordinator.services import budgets, catalogue, ledger, privacy_claims
+from coordinator.services import budgets, catalogue, claim_views, ledger, privacy_claims
 from coordinator.services.budgets import BudgetState
+from coordinator.services.claim_views import Claimed
 from coordinator.services.ledger import Whose
-from coordinator.services.privacy_claims import Claimed, Said
+from coordinator.services.privacy_claims import Said
 from edge_runtime.protocol.errors import Malformed
 
 router = APIRouter(route_class=OperatorRoute, tags=["privacy"])
@@ -246,8 +247,8 @@ def get_claims(
 ) -> list[Claimed]:
     """What was claimed of a population, beside its second opinions, newest first."""
     with parts.database.reading() as session:
-        found = privacy_claims.claims_of(session, tenant, population, before=cursor, most=limit + 1)
-    return [privacy_claims.claimed_view(row) for row in paged(request, response, found, limit, lambda row: row.id)]
+        found = claim_views.claims_of(session, tenant, population, before=cursor, most=limit + 1)
+    return [claim_views.claimed_view(row) for row in paged(request, response, found, limit, lambda row: row.id)]
 
 
 @router.post(_PER_POPULATION + "/claims")
@@ -255,7 +256,7 @@ def post_claims(population: str, tenant: TenantOf, parts: PartsOf) -> list[Claim
     """Claim what the ledger says now, with a second opinion where one is to be had; refused when both differ by 2 %."""
     judged = privacy_claims.judge(parts.database, tenant, population, parts.second_opinion)
     with parts.database.writing() as session:
-        return [privacy_claims.claimed_view(row) for row in privacy_claims.record(session, judged, parts.now())]
+        return [claim_views.claimed_view(row) for row in privacy_claims.record(session, judged, parts.now())]
 
 
 @router.post("/privacy/plan")

@@ -53,16 +53,20 @@ def list_releases(
 
 @router.post("")
 def post_release(population: str, wanted: ReleaseRequest, tenant: TenantOf, parts: PartsOf) -> ReleaseView:
-    """Offer a model version to a share of the devices; what is claimed of its privacy is kept beside it.
+    """Offer a model version to a share of the devices; what is claimed of those who trained it is kept beside it.
 
-    Refused where two accountants differ about the claim, or the ledger is damaged.
+    The claim is by the ledger to which its training was charged, which may be another population's; a model that nobody
+    trained has none. Refused where a population with a budget trained it without a claim, two accountants differ,
+    a target delta is too large for the devices of by now, or the ledger is damaged.
     """
-    judged = privacy_claims.judge(parts.database, tenant, population, parts.second_opinion)
+    claims = privacy_claims.judge_model(parts.database, tenant, wanted.checkpoint_sha256, parts.second_opinion)
     with parts.database.writing() as session:
         release = releases.create_release(
             session, tenant, population, wanted.checkpoint_sha256, _ppm(wanted.share), parts.now()
         )
-        privacy_claims.record(session, judged, parts.now(), release.number)
+        for judged in claims:
+            here = judged.book.whose.population == population
+            privacy_claims.record(session, judged, parts.now(), release.number if here else None)
         return _view(release)
 
 
