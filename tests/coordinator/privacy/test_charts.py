@@ -56,6 +56,8 @@ def test_nothing_of_the_picture_lies_outside_it(plan: Any, budgets: dict[str, fl
         assert left >= 0, text.text
         assert left + long <= width, text.text
         assert float(text.attrib["y"]) <= height
+    for straight in picture.iter(f"{SVG}line"):
+        assert 0 < float(straight.attrib["y1"]) < height
     for line in picture.iter(f"{SVG}polyline"):
         for corner in line.attrib["points"].split():
             x, y = (float(part) for part in corner.split(","))
