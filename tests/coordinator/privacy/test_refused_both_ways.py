@@ -318,7 +318,7 @@ CASES: Final[Mapping[str, Case]] = {
         tree(CENTRAL),
         code="mode-not-given",
         reason="Mode none does not protect from the recipients",
-        nearest="Choose central, distributed or local noise",
+        nearest="Choose any other noise",
         before=with_budget("recipients"),
     ),
     "a claim without a budget": Case(
