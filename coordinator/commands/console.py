@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import decimal
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,12 +87,6 @@ def cell(value: object) -> str:
     if isinstance(value, dict | list):
         return plain(json.dumps(value, ensure_ascii=False))
     return plain(str(value))
-
-
-def rounded_up(value: float, digits: int = 5) -> str:
-    """A number in so many digits that tell, never below it: noise that is copied from here is enough."""
-    up = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal(repr(value))
-    return f"{up.normalize():f}"
 
 
 def moment(text: str | None) -> str:

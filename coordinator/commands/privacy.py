@@ -17,12 +17,12 @@ from coordinator.commands.console import (
     one_line_errors,
     print_facts,
     print_table,
-    rounded_up,
     say,
     short,
     show,
 )
 from coordinator.commands.remote import Address, TokenFile, connected, part
+from coordinator.core.privacy.figures import rounded_up
 
 privacy = typer.Typer(
     no_args_is_help=True,

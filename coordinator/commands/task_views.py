@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import typer
 
-from coordinator.commands.console import cell, moment, print_facts, print_table, rounded_up, short
+from coordinator.commands.console import cell, moment, print_facts, print_table, short
+from coordinator.core.privacy.figures import rounded_up
 from coordinator.core.tasks import TaskState
 
 RECENT: Final = 10

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator.core.privacy.clipping import COUNT_NOISE
+from coordinator.core.privacy.figures import rounded_up
 from coordinator.core.privacy.refusals import InvalidBudget, InvalidLimits, InvalidNoise, ModeNotGiven, PrivacyRefusal
 from coordinator.core.privacy.settings import PrivacySettings, Sums, check_settings
 from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent, Statement, stated
@@ -158,14 +159,23 @@ def _check(wish: Wish) -> None:
 
 
 def _shown(epsilon: float) -> str:
-    return f"ε = {epsilon:.3g}" if math.isfinite(epsilon) else "no bound on ε"
+    return f"ε = {rounded_up(epsilon, 3)}" if math.isfinite(epsilon) else "no bound on ε"
+
+
+def _against_both(wish: Wish, end: Point) -> str:
+    """What both opponents learn, in words."""
+    figures = {Opponent.RECIPIENTS: end.recipients, Opponent.COORDINATOR: end.coordinator}
+    return " and ".join(
+        f"{_shown(epsilon) if opponent in PROTECTS[wish.mode] else 'no protection'} against the {opponent}"
+        for opponent, epsilon in figures.items()
+    )
 
 
 def _reached(wish: Wish, noise: float, goal: int | None) -> tuple[str, ...]:
     end = point(wish, noise, wish.rounds)
     first = (
-        f"Reachable with a noise multiplier of {noise:.3g}: after {wish.rounds:,} rounds {_shown(end.coordinator)} "
-        f"against the coordinator and {_shown(end.recipients)} against recipients."
+        f"Reachable with a noise multiplier of {rounded_up(noise)}: after {wish.rounds:,} rounds "
+        f"{_against_both(wish, end)}."
     )
     enough = "" if goal is None else f"; a goal of {goal:,} would do for the error that is allowed"
     return first, f"The noise in a round's mean is {error(wish, noise):.2g} times the clipping norm{enough}."
@@ -175,15 +185,15 @@ def _missed(wish: Wish, needed: float | None, allowed: float, goal: int | None) 
     wanted = " and ".join(f"ε = {epsilon:g} against the {opponent}" for opponent, epsilon in wish.epsilon.items())
     first = f"Not reachable: {wanted} at this goal and this error. {_costs(wish)}"
     if needed is not None and goal is not None:
-        nearest = f"Nearest: a goal of {goal:,} with a noise multiplier of {needed:.3g} keeps budget and error"
+        nearest = f"Nearest: a goal of {goal:,} with a noise multiplier of {rounded_up(needed)} keeps budget and error"
         end = point(wish, allowed, wish.rounds)
         nearest += f"; at a goal of {wish.goal:,} it is {_shown(max(_of(end, o) for o in wish.epsilon))}."
     elif needed is not None and (larger := _larger_groups(wish)) is not None:
         nearest = f"Nearest: groups of {LARGEST_GROUP:,} and a goal of {larger:,} keep budget and error."
     elif needed is not None:
         nearest = (
-            f"Nearest: no goal among {wish.population:,} devices keeps both; with a noise multiplier of {needed:.3g} "
-            f"the budget holds, and the noise is {error(wish, needed):.3g} times the clipping norm."
+            f"Nearest: no goal among {wish.population:,} devices keeps both; with a noise multiplier of "
+            f"{rounded_up(needed)} the budget holds, and the noise is {error(wish, needed):.3g} times the norm."
         )
     else:
         nearest = "Nearest: fewer rounds, a wider separation, or a larger budget; no noise up to 1,000 keeps this one."
@@ -209,9 +219,7 @@ def _costs(wish: Wish) -> str:
         return point(other, noise_within_error(other), wish.rounds)
 
     if wish.mode is not Mode.DISTRIBUTED:
-        end = costs(wish)
-        against = f"{_shown(end.recipients)} against recipients, and {_shown(end.coordinator)} against the coordinator"
-        return f"It costs {against}."
+        return f"It comes to {_against_both(wish, costs(wish))}."
 
     def shaped(size: int, groups: int) -> Point:
         return costs(dataclasses.replace(wish, group_size=size, goal=size * groups))
@@ -221,7 +229,8 @@ def _costs(wish: Wish) -> str:
         parts.append(f"a group of {LARGEST_GROUP:,} costs {_shown(shaped(LARGEST_GROUP, 1).coordinator)}")
     groups = max(wish.groups, min(_EXAMPLE_GROUPS, most_goal(wish) // wish.size))
     parts.append(
-        f"against recipients, {groups:,} groups of {wish.size:,} cost {_shown(shaped(wish.size, groups).recipients)}"
+        f"against recipients, {groups:,} {'group' if groups == 1 else 'groups'} of {wish.size:,} "
+        f"{'costs' if groups == 1 else 'cost'} {_shown(shaped(wish.size, groups).recipients)}"
     )
     return "With this error " + "; ".join(parts) + "."
 

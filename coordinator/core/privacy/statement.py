@@ -105,8 +105,8 @@ class Statement:
         shown = math.ceil(self.epsilon * 1000) / 1000
         return (
             f"ε = {shown:.3f} at δ = {self.target_delta:.2g} against the {self.opponent}, for {self.unit} "
-            f"({self.adjacency}); {self.mechanism}; {self.sampling}; by {self.accountant}. "
-            f"Holds if: {'; '.join(self.assumptions)}."
+            f"({self.adjacency}); {self.mechanism}; {self.sampling}; by the {self.accountant} "
+            f"accountant. Holds if: {'; '.join(self.assumptions)}."
         )
 
 

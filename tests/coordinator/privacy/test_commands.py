@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.commands.console import rounded_up
+from coordinator.core.privacy.figures import rounded_up
 from coordinator.core.privacy.participation import ParticipationLimits
 from coordinator.core.privacy.planner import Wish, point
 from coordinator.core.privacy.statement import Mode, Opponent
