@@ -23,7 +23,7 @@ def test_a_character_that_no_database_keeps_is_no_server_error(
     home: Home, method: str, path: str, body: dict[str, object] | None
 ) -> None:
     home.operator("PUT", f"/populations/{POPULATION}").raise_for_status()
-    answer = home.operator(method, path, **({} if body is None else {"json": body}))
+    answer = home.operator(method, path, json=body)
     assert answer.status_code < 500, answer.text
     if answer.is_error:
         assert answer.json()["code"] in ("malformed", "not-found", "invalid-cohort")
