@@ -213,7 +213,7 @@ def connected(address: str, token_file: Path | None) -> Iterator[Operator]:
 def _address(given: str) -> str:
     if not given:
         settings = settings_as_they_are()
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # nosec B104: where to ask
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # nosec B104
         return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
         parts = urlsplit(given)
