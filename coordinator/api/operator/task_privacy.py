@@ -1,36 +1,25 @@
-"""What hides the participants of a task, and what its rounds cost at the budgets of its population."""
+"""What hides the participants of a task, and what that is worth, as operators see it."""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import Field
 from sqlmodel import Session
 
 from coordinator.api.operator.access import Body
-from coordinator.core.privacy.blt import Blt
-from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_epsilon
-from coordinator.core.privacy.ledger import Account
-from coordinator.core.privacy.participation import composed_rho
-from coordinator.core.privacy.plans import Stretch, composed_limits, cost_of, factor_of, mode_of
-from coordinator.core.privacy.refusals import LedgerDamaged
-from coordinator.core.privacy.statement import PROTECTS, Mode, Opponent
-from coordinator.core.task_settings import read_settings
-from coordinator.services import ledger
-from coordinator.services.privacy_claims import target_delta_of
+from coordinator.core.privacy.plans import mode_of
+from coordinator.core.privacy.statement import Mode, Opponent
 from coordinator.services.running import read_plan
-from coordinator.services.spending import values_of, whose_of
+from coordinator.services.task_costs import TaskCost, claims, costs_of, costs_of_all
 from coordinator.store.tables import Task
-from edge_runtime.protocol.plan import Plan
 
 NEXT_TO_NOTHING: Final = 20.0
 """ε of one round above which whoever runs the task is warned: odds may change by e^20, half a thousand million."""
-_LONGEST_FITTED: Final = 2000
-"""Rounds of correlated noise whose factor is found for a look at a task: that of more takes seconds."""
 
 
 class CostView(Body):
@@ -61,16 +50,22 @@ class PrivacyView(Body):
 
 def privacy_of(session: Session, task: Task) -> PrivacyView:
     """How a task hides its participants."""
-    return _seen(session, task, _account_of(session, task) if _claims(task) else Account(), fit=True)
+    return _view(task, costs_of(session, task))
 
 
 def privacy_of_all(session: Session, tasks: Sequence[Task]) -> list[PrivacyView]:
-    """The same of tasks of one tenant, each ledger read once; no factor is looked for."""
-    accounts: dict[str, Account] = {}
-    for task in tasks:
-        if _claims(task) and task.population not in accounts:
-            accounts[task.population] = _account_of(session, task)
-    return [_seen(session, task, accounts.get(task.population, Account()), fit=False) for task in tasks]
+    """The same of tasks of one tenant, without what takes a while to find."""
+    return [_view(task, costs) for task, costs in zip(tasks, costs_of_all(session, tasks), strict=True)]
+
+
+def _view(task: Task, costs: Sequence[TaskCost]) -> PrivacyView:
+    plan = read_plan(task.plan)
+    return PrivacyView(
+        mode=mode_of(plan),
+        noise_multiplier=plan.noise_multiplier if claims(task) else None,
+        example_noise_multiplier=None if plan.example_clipping_norm is None else plan.example_noise_multiplier,
+        costs=[CostView(**dataclasses.asdict(one)) for one in costs],
+    )
 
 
 def weak_promises(privacy: PrivacyView) -> list[str]:
@@ -81,74 +76,3 @@ def weak_promises(privacy: PrivacyView) -> list[str]:
         return []
     figure = f"ε = {worst:,.0f}" if math.isfinite(worst) else "no bound on ε"
     return [f"{figure} for a single round: next to nothing is promised; take more noise"]
-
-
-def _claims(task: Task) -> bool:
-    """Whether a task claims that it hides its participants."""
-    return mode_of(read_plan(task.plan)) is not Mode.NONE
-
-
-def _account_of(session: Session, task: Task) -> Account:
-    """The ledger that a task is charged to; an empty one where it is damaged: spending then finds out."""
-    try:
-        return ledger.read(session, whose_of(task)).account
-    except LedgerDamaged:
-        return Account()
-
-
-def _seen(session: Session, task: Task, account: Account, *, fit: bool) -> PrivacyView:
-    """How a task hides its participants.
-
-    Args:
-        account: The ledger of its population; an empty one where the task claims nothing.
-        fit: Find the factor of correlated noise where the task has none yet; it takes a while.
-    """
-    plan = read_plan(task.plan)
-    return PrivacyView(
-        mode=mode_of(plan),
-        noise_multiplier=plan.noise_multiplier if _claims(task) else None,
-        example_noise_multiplier=None if plan.example_clipping_norm is None else plan.example_noise_multiplier,
-        costs=list(_costs(session, task, plan, account, fit)) if account.budgets else [],
-    )
-
-
-def _costs(session: Session, task: Task, plan: Plan, account: Account, fit: bool) -> Iterator[CostView]:
-    one, whole = _rhos(task, plan, values_of(session, task), account, fit)
-    for opponent in Opponent:
-        protects = opponent in PROTECTS[mode_of(plan)]
-        delta = target_delta_of(account, opponent, 0.0)
-        yield CostView(
-            opponent=opponent,
-            protects=protects,
-            target_delta=delta,
-            epsilon_a_round=_epsilon(one, delta) if protects else None,
-            epsilon_in_all=_epsilon(whole, delta) if protects else None,
-        )
-
-
-def _rhos(task: Task, plan: Plan, values: int, account: Account, fit: bool) -> tuple[float | None, float | None]:
-    """ρ of a round and of all that are wanted, against whomever the mode protects from: one group is the same to both.
-
-    None where the task claims nothing, or it is not known how many rounds there will be.
-    """
-    rounds = read_settings(task.settings).stop.rounds
-    one = cost_of(plan, values).recipients
-    if one is None or rounds is None:
-        return one, None
-    if mode_of(plan) is Mode.CORRELATED:
-        factor = _factor(task, plan, account, rounds, fit)
-        return one, None if factor is None else cost_of(plan, values, Stretch(factor, rounds, rounds, 0.0)).recipients
-    return one, composed_rho(one, rounds, composed_limits(plan))
-
-
-def _factor(task: Task, plan: Plan, account: Account, rounds: int, fit: bool) -> Blt | None:
-    """The factor with which the task began, or would; None where it takes too long to find."""
-    begun = account.tasks.get(task.name)
-    if begun is not None and begun.factor is not None:
-        return begun.factor
-    return factor_of(rounds, plan.separation) if fit and rounds <= _LONGEST_FITTED else None
-
-
-@functools.lru_cache(maxsize=4096)
-def _epsilon(rho: float | None, delta: float) -> float | None:
-    return None if rho is None or rho > LARGEST_RHO else rho_to_epsilon(rho, delta)
