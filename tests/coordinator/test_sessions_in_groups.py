@@ -29,7 +29,7 @@ from tests.programme import AUTHORITY_KEY, BUNDLE_SHA256, FIRST_WEIGHTS, MANIFES
 End = Opened | Outcome
 
 
-def session_of(phone: SecurePhone, report: bytes | None = None) -> Session[End]:
+def session_of(phone: SecurePhone, report: bytes | None = None, clipping_norm: float | None = None) -> Session[End]:
     """What the fleet drives, for one phone whose training came to this report; None for lanes that tell it apart."""
     assignment, codec = phone.assignment, phone.plan.lanes()
     summer = Summer(
@@ -37,7 +37,7 @@ def session_of(phone: SecurePhone, report: bytes | None = None) -> Session[End]:
         certificate=phone.certificate,
         authority=AUTHORITY_KEY.public,
         floors=FLOORS,
-        randomness=keyed_randomness(digest(b"session", phone.device_id.encode())),
+        randomness=keyed_randomness(digest(b"session", assignment.participation.encode())),
     )
     work = Work(
         participation=assignment.participation,
@@ -46,6 +46,7 @@ def session_of(phone: SecurePhone, report: bytes | None = None) -> Session[End]:
         bundle=Bundle(BUNDLE_SHA256, MANIFEST, b""),
         checkpoint=Checkpoint(assignment.checkpoint_sha256, BUNDLE_SHA256, 0, FIRST_WEIGHTS),
         plan_sha256=digest(assignment.plan).hex(),
+        clipping_norm=clipping_norm,
     )
     return summer.sums(work, report or encode_report(assignment.participation, codec, codec.packed(phone.lanes())))
 

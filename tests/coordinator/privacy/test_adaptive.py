@@ -19,9 +19,7 @@ from coordinator.core.task_settings import Mode
 from coordinator.services import hiding
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol import wire
-from edge_runtime.protocol.bundle import Bundle
 from edge_runtime.protocol.checkin import Assignment
-from edge_runtime.protocol.checkpoint import Checkpoint
 from edge_runtime.protocol.claims import AdaptiveNorm
 from edge_runtime.protocol.group import Opened
 from edge_runtime.protocol.header import RoundHeader, SignedRound, header_path, verify_header
@@ -29,10 +27,7 @@ from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.noise import NoiseSource
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.protocol.secure_sum.masks import keyed_randomness
 from edge_runtime.session import Session
-from edge_runtime.session.unkept import Summer
-from edge_runtime.session.visit import Work
 from tests.coordinator.asking import ask, send_report
 from tests.coordinator.privacy.spending import (
     CENTRAL,
@@ -46,11 +41,9 @@ from tests.coordinator.privacy.spending import (
     put_budget,
 )
 from tests.coordinator.running import begun, rounds_of, task_of, weights_of
-from tests.coordinator.secure import FLOORS, SIX, SecurePhone, sums_seen
-from tests.coordinator.test_sessions_in_groups import drive
+from tests.coordinator.secure import SIX, SecurePhone, sums_seen
+from tests.coordinator.test_sessions_in_groups import drive, session_of
 from tests.programme import (
-    AUTHORITY_KEY,
-    BUNDLE_SHA256,
     FIRST_WEIGHTS,
     MANIFEST,
     ROOTS,
@@ -212,23 +205,7 @@ def summing(phone: SecurePhone, norm: float) -> Session[Opened | Outcome]:
         clipping_norm=norm,
         simulated_noise=NoiseSource(digest(b"noise", phone.device_id.encode(), assignment.participation.encode())),
     )
-    summer = Summer(
-        key=phone.phone.driver.key,
-        certificate=phone.certificate,
-        authority=AUTHORITY_KEY.public,
-        floors=FLOORS,
-        randomness=keyed_randomness(digest(b"session", assignment.participation.encode())),
-    )
-    work = Work(
-        participation=assignment.participation,
-        round=assignment.round,
-        plan=plan,
-        bundle=Bundle(BUNDLE_SHA256, MANIFEST, b""),
-        checkpoint=Checkpoint(assignment.checkpoint_sha256, BUNDLE_SHA256, 0, FIRST_WEIGHTS),
-        plan_sha256=digest(assignment.plan).hex(),
-        clipping_norm=norm,
-    )
-    return summer.sums(work, report)
+    return session_of(phone, report, norm)
 
 
 def signed(lanes: list[int]) -> Any:
