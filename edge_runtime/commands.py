@@ -40,6 +40,7 @@ from edge_runtime.session.enrol import Installation
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="A device that trains for a coordinator, on its own examples, when it is idle. "
     "Begin with `enrol`, then `examples declare` and `examples add`, then `doctor`, then `run`. "
     "`why` says why nothing is trained.",

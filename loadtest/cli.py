@@ -21,6 +21,7 @@ from loadtest.verdict import Limits
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Lets a swarm of phones speak the device protocol to a coordinator, and says whether it held out.",
 )
 
