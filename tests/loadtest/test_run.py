@@ -145,8 +145,6 @@ def test_the_help_teaches() -> None:
     assert result.exit_code == 0
     codes = "Exit code: 0 when every check passed, 1 when one failed, 2 when the test could not run."
     assert codes in " ".join(result.stdout.split())
-        result.stdout.split()
-    )
 
 
 def test_the_command_line_never_imports_locust() -> None:
