@@ -216,7 +216,9 @@ def check_opponents(plan: Plan, opponents: frozenset[Opponent] | set[Opponent]) 
             "Set one first: `edgewise-coordinator privacy budget set`.",
         )
     for opponent in sorted(opponents - PROTECTS[mode]):
-        choice = "distributed or local" if opponent is Opponent.COORDINATOR else "any other"
+        choice = (
+            "distributed or local" if opponent is Opponent.COORDINATOR else "central, correlated, distributed or local"
+        )
         raise ModeNotGiven(
             f"Mode {mode} does not protect from the {opponent}, for whom the population has a budget.",
             f"Choose {choice} noise.",

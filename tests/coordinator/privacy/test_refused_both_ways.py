@@ -318,7 +318,7 @@ CASES: Final[Mapping[str, Case]] = {
         tree(CENTRAL),
         code="mode-not-given",
         reason="Mode none does not protect from the recipients",
-        nearest="Choose any other noise",
+        nearest="Choose central, correlated, distributed or local noise",
         before=with_budget("recipients"),
     ),
     "a claim without a budget": Case(
