@@ -60,6 +60,15 @@ def test_wide_lanes_never_wrap(bits: int, most: int) -> None:
     assert most * lanes.bound <= half
 
 
+@pytest.mark.parametrize("bits", range(24, 33))
+@pytest.mark.parametrize("most", [1, 3, 200, 1000])
+def test_sums_of_lanes_that_fold_stay_within_a_quarter_of_the_ring(bits: int, most: int) -> None:
+    lanes = lanes_of(bits, most, folds=True)
+    assert not lanes_of(bits, most).folds
+    assert lanes.scale == (2 ** (bits - 2) - 1 - most) / most
+    assert most * (lanes.scale * lanes.clipping_norm + 1) <= 2 ** (bits - 2)
+
+
 @pytest.mark.parametrize("bits", [24, 28, 32])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 5.0])
 def test_wide_lanes_leave_nine_deviations_for_the_noise(bits: int, noise: float) -> None:
