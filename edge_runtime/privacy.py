@@ -76,6 +76,7 @@ def private_report(
     layers: Sequence[int] = (),
     *,
     clipping_norm: float | None = None,
+    zeroed: bool = False,
     simulated_noise: NoiseSource | None = None,
 ) -> bytes:
     """Clip, round to lanes, add the plan's noise and put the header before them: the report's exact bytes.
@@ -88,6 +89,7 @@ def private_report(
     Args:
         layers: `layer_sizes`, for a plan that clips by layers; others do without.
         clipping_norm: Of the round's header, for a plan whose norm adapts; others do without.
+        zeroed: The delta is zeros in place of what was trained: it counts neither as within the norm nor as beyond.
         simulated_noise: Of a simulator, whose runs are to be repeated. Whoever knows its key can take the noise away.
 
     Raises:
@@ -102,9 +104,9 @@ def private_report(
     clipped = clip_layers(delta, norm, plan.layer_shares, layers) if plan.layer_shares else clip(delta, norm)
     noise = _noise(codec, simulated_noise)
     lanes = _noised(codec, clipped, rng, noise)
-    if counts is not None:
-        within = bool(np.array_equal(clipped, delta))
-        lanes = joined(lanes, _noised(counts, count_of(plan, within=within), rng, noise))
+    if plan.adaptive is not None and counts is not None:
+        within = None if zeroed else bool(np.array_equal(clipped, delta))
+        lanes = joined(lanes, _noised(counts, count_of(plan.adaptive, within=within), rng, noise))
     return encode_report(participation, codec, codec.packed(lanes))
 
 

@@ -90,7 +90,7 @@ class Run:
             Interrupted, Unreachable: As `Exchange.drive`.
         """
         held = self._held
-        if not plan.needs_header or is_admitted(held):
+        if not plan.needs_header or is_admitted(held, plan):
             return
         header = self._exchange.drive(
             round_header(
@@ -130,18 +130,17 @@ class Run:
             zeroed, trained = Outcome.NON_FINITE_TRAINING, None
             values = plan.values(self._bundle(plan).manifest.shared_parameters)
             delta = np.zeros(values - plan.counts, np.float32)
-            report = self._report(plan, delta)
+            report = self._report(plan, delta, zeroed=True)
         self._exchange.book()
         values = delta.size + plan.counts
         self._device.journal.seal_change(report, values=values, zeroed=zeroed, trained=trained)
 
-    def _report(self, plan: Plan, delta: Delta) -> bytes:
+    def _report(self, plan: Plan, delta: Delta, *, zeroed: bool = False) -> bytes:
         """The report, not masked yet: clipped, and with the noise that the plan has devices add."""
         layers = layer_sizes(self._bundle(plan).manifest) if plan.layer_shares else ()
-        held = now_is.under_way(self._device.state)
-        return private_report(
-            held.participation, delta, plan, self._generator(), layers, clipping_norm=held.clipping_norm
-        )
+        held, rng = now_is.under_way(self._device.state), self._generator()
+        norm = held.clipping_norm
+        return private_report(held.participation, delta, plan, rng, layers, clipping_norm=norm, zeroed=zeroed)
 
     def _finished(self, plan: Plan) -> Finished:
         """Train to the end; the graph, its interpreter and the weights received are let go before a report is made."""

@@ -34,6 +34,8 @@ def run_audit(audit: Audit, out: Path, console: Console) -> Verdict:
         run = ran(audit, lambda done: progress.update(bar, completed=done))
     verdict = judged(audit, run)
     console.print(verdict.sentence(), soft_wrap=True)
+    if audit.not_attacked is not None:
+        console.print(audit.not_attacked, soft_wrap=True)
     for path in write(out, audit, run, verdict):
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
     return verdict

@@ -55,6 +55,7 @@ def facts(audit: Audit, run: Ran, verdict: Verdict) -> dict[str, Any]:
         "noise_multiplier": audit.multiplier,
         "clipping_norm": audit.plan.clipping_norm,
         "seed": audit.seed,
+        "not_attacked": audit.not_attacked,
         "sentence": verdict.sentence(),
     }
 
@@ -84,7 +85,8 @@ def page(audit: Audit, run: Ran, verdict: Verdict) -> str:
     )
     said = (
         "A right claim is far above the bound: surviving this audit proves nothing. What is smaller than a factor of "
-        "two in the noise it hardly finds. A bound above the claim means that a promise is broken."
+        "two in the noise it hardly finds. A bound above the claim means that a promise is broken. "
+        f"{audit.not_attacked or ''}"
     )
     body = (
         f'<header class="top"><p class="eyebrow">Audit of {escape(audit.mode.value)} noise, '

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from coordinator.core.privacy.central import SEED_BYTES
 from coordinator.core.privacy.conversions import rho_to_epsilon
+from coordinator.core.privacy.folding import folded
 from coordinator.core.privacy.gaussian import exact_epsilon
 from coordinator.core.privacy.participation import most_participations
 from coordinator.core.privacy.plans import OF_THE_COORDINATOR, correlated_rho_until, cost_of, factor_of, sum_noise
@@ -110,6 +111,17 @@ class Audit:
             return self.canaries
         of_group = self.plan.honest_survivors() if self.mode is Mode.DISTRIBUTED else self.plan.max_participants
         return min(of_group, self.canaries)
+
+    @property
+    def not_attacked(self) -> str | None:
+        """What the claim pays for and no attacker looks at here, in a sentence; None where that is nothing."""
+        if self.plan.adaptive is None:
+            return None
+        share = (self.multiplier / self.plan.adaptive.count_multiplier) ** 2
+        return (
+            f"The counts of the norm that adapts are not attacked: {share:.1%} of the claimed ρ is theirs, and their "
+            "noise is held by tests of its law alone."
+        )
 
     @property
     def audited_plan(self) -> Plan:
@@ -242,7 +254,8 @@ def _summed(plan: Plan, reports: list[bytes], values: int) -> Values:
     total = np.zeros(codec.count(lanes), np.uint32)
     for report in reports:
         add_into(total, codec.unpack(lanes_of_report(report, _PARTICIPATION, codec, lanes), lanes))
-    return open_sum(plan, total, values).delta
+    opened = open_sum(plan, total, values).delta
+    return folded(opened, codec) if plan.folds else opened
 
 
 def _coordinator_noise(audit: Audit) -> Callable[[int, Values], Values]:

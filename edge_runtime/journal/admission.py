@@ -11,9 +11,9 @@ from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
 
 
-def is_admitted(held: Participation) -> bool:
-    """Whether the header of its round is known; one that was admitted before journals kept norms has its plan's."""
-    return held.counted_as is not None or held.clipping_norm is not None
+def is_admitted(held: Participation, plan: Plan) -> bool:
+    """Whether the header of its round is known; of before journals kept norms, where the plan's own is all it says."""
+    return held.clipping_norm is not None or (held.counted_as is not None and plan.adaptive is None)
 
 
 def admitted(state: State, plan: Plan, plan_sha256: str, clipping_norm: float) -> tuple[State, Outcome | None]:
@@ -26,7 +26,7 @@ def admitted(state: State, plan: Plan, plan_sha256: str, clipping_norm: float) -
         clipping_norm: Of the round's header; kept with a participation that may be.
     """
     held = under_way(state)
-    if is_admitted(held):
+    if is_admitted(held, plan):
         return state, None
     known = replace(held, clipping_norm=clipping_norm)
     if not plan.limited:

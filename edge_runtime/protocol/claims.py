@@ -36,6 +36,8 @@ class Privacy(StrEnum):
 ON_DEVICES: Final = frozenset({Privacy.DISTRIBUTED, Privacy.LOCAL})
 """Modes whose noise devices add."""
 
+LEAST_NOISE: Final = 1e-9
+"""No plan has a smaller noise multiplier than this, but for none: arithmetic with less overflows."""
 LEAST_NOISE_STEPS: Final = 4.0
 """Least standard deviation of what one device adds, in steps of the lanes' grid: coarser noise is no Gaussian."""
 MOST_NOISE_STEPS: Final = float(1 << 26)
@@ -71,7 +73,7 @@ class AdaptiveNorm:
             raise InvalidPlan("an adaptive norm has a quantile between 0 and 1 and a rate above 0, at most 1")
         if not low <= self.smallest < self.largest <= high:
             raise InvalidPlan(f"the bounds of an adaptive norm are rising, within {low} to {high}")
-        if not 0 < self.count_multiplier <= LARGEST_NOISE:
+        if not LEAST_NOISE <= self.count_multiplier <= LARGEST_NOISE:
             most = LARGEST_NOISE * self.sensitivity
             raise InvalidPlan(f"the count_noise of an adaptive norm is above 0, at most {most:g} devices")
 
@@ -95,8 +97,10 @@ class AdaptiveNorm:
         z_b is the `count_multiplier`, 2σ_b for the median.
 
         Raises:
-            InvalidPlan: The counts alone would cost more than z.
+            InvalidPlan: The counts alone would cost more than z, or there is no noise to share.
         """
+        if not noise_multiplier >= LEAST_NOISE:
+            raise InvalidPlan("an adaptive norm is learned under noise: it needs a noise_multiplier above 0")
         left = noise_multiplier**-2 - self.count_multiplier**-2
         if left <= 0:
             least = noise_multiplier * self.sensitivity
@@ -133,7 +137,12 @@ def _check_mode(plan: Plan) -> None:
     if mode is Privacy.NONE:
         _require(noise == 0, "privacy none has a noise_multiplier of 0: name the mode of the noise")
         return
-    _require(0 < noise <= LARGEST_NOISE, f"privacy {mode} needs a noise_multiplier above 0, at most {LARGEST_NOISE:g}")
+    enough = LEAST_NOISE <= noise <= LARGEST_NOISE
+    _require(enough, f"privacy {mode} needs a noise_multiplier above 0, at most {LARGEST_NOISE:g}")
+    _require(
+        not plan.folds or plan.lane_bits >= ROTATED_BELOW,
+        f"noise of the coordinator in secure sums needs lanes of {ROTATED_BELOW} bits or more",
+    )
     if mode is Privacy.DISTRIBUTED:
         _require(plan.survivors is not None, "distributed noise needs secure summing: sum securely, or choose local")
     if mode is Privacy.CORRELATED:

@@ -1,7 +1,8 @@
 """Reports under a clipping norm that adapts: the delta, and behind it whether it was within the norm. Pure.
 
 The count is one more value, with a codec and noise of its own (`Plan.count_lanes`): a device adds 1 - γ if its delta
-was within the round's clipping norm and -γ if not, for quantile γ. The four zero lanes stand behind both.
+was within the round's clipping norm and -γ if not, for quantile γ; one that gives zeros in place of what it trained
+adds 0. The four zero lanes stand behind both.
 Source: https://arxiv.org/abs/1905.03871, with b - γ for b - ½.
 """
 
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.protocol.claims import AdaptiveNorm
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.secure_sum.lanes import ZERO_LANES, Delta, LaneVector
 
@@ -28,11 +30,9 @@ class Opened(NamedTuple):
     above: float = 0.0
 
 
-def count_of(plan: Plan, *, within: bool) -> Delta:
-    """What one device adds to the count, as a delta of one value; of no value where the norm is fixed."""
-    if plan.adaptive is None:
-        return np.zeros(0, np.float32)
-    return np.array([plan.adaptive.given(within=within)], np.float32)
+def count_of(adaptive: AdaptiveNorm, *, within: bool | None) -> Delta:
+    """What one device adds to the count, as a delta of one value; None: nothing, as it gives zeros."""
+    return np.array([0.0 if within is None else adaptive.given(within=within)], np.float32)
 
 
 def joined(delta: LaneVector, count: LaneVector) -> LaneVector:

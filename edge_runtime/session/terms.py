@@ -69,6 +69,8 @@ def authority_for(plan: Plan, authority: PublicKey | None, floors: Floors) -> Pu
         group=_NOBODY,
     )
     floors.check(any_group)
+    if plan.noise_multiplier < floors.least_noise:  # the lanes of an adaptive norm have more: counts need the rest
+        raise InvalidGroup("the plan's noise is below the app's floor")
     if any_group.lanes.noise_multiplier > 0:
         from edge_runtime.protocol.noise import DiscreteGaussian  # most plans have none
 

@@ -15,12 +15,14 @@ from scipy import stats
 from edge_runtime.privacy import private_report
 from edge_runtime.protocol.claims import AdaptiveNorm, Privacy
 from edge_runtime.protocol.counted import open_sum
-from edge_runtime.protocol.errors import InvalidPlan
+from edge_runtime.protocol.errors import InvalidGroup, InvalidPlan
 from edge_runtime.protocol.noise import NoiseSource
-from edge_runtime.protocol.plan import Plan, Summing
+from edge_runtime.protocol.plan import Kind, MetricRange, Plan, Summing
 from edge_runtime.protocol.report import lanes_of_report
 from edge_runtime.protocol.secure_sum.lanes import LaneVector, sum_lanes
-from tests.edge_runtime.protocol.secure_sum.groups import party, terms_of
+from edge_runtime.protocol.secure_sum.transcript import Floors
+from edge_runtime.session.terms import authority_for
+from tests.edge_runtime.protocol.secure_sum.groups import AUTHORITY, party, terms_of
 from tests.vectors.make import PLAN
 
 PARTICIPATION = "ab" * 16
@@ -49,7 +51,9 @@ def distributed(**more: Any) -> Plan:
     return central(**{**secure, **more})
 
 
-def lanes_of(plan: Plan, delta: Any, norm: float | None, seed: int = 1, layers: tuple[int, ...] = ()) -> LaneVector:
+def lanes_of(
+    plan: Plan, delta: Any, norm: float | None, seed: int = 1, layers: tuple[int, ...] = (), *, zeroed: bool = False
+) -> LaneVector:
     codec, values = plan.lanes(), delta.size + plan.counts
     noise = NoiseSource(seed.to_bytes(32, "big"))
     report = private_report(
@@ -59,6 +63,7 @@ def lanes_of(plan: Plan, delta: Any, norm: float | None, seed: int = 1, layers: 
         np.random.default_rng(seed),
         layers,
         clipping_norm=norm,
+        zeroed=zeroed,
         simulated_noise=noise,
     )
     return codec.unpack(lanes_of_report(report, PARTICIPATION, codec, values), values)
@@ -187,3 +192,55 @@ def test_devices_that_were_told_other_norms_agree_on_nothing() -> None:
     )
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_who_gives_zeros_in_place_of_a_delta_counts_neither_way(quantile: float) -> None:
+    """So one that gives zeros instead moves the count by no more than its sensitivity, whatever it would have given."""
+    plan = central(adaptive=dataclasses.replace(ADAPTIVE, quantile=quantile))
+    found = open_sum(plan, lanes_of(plan, of_norm(0.0), 1.0, zeroed=True), VALUES, 1.0)
+    assert (found.delta.tolist(), found.above) == ([0.0] * VALUES, 0.0)
+    assert open_sum(plan, lanes_of(plan, of_norm(0.0), 1.0), VALUES, 1.0).above == pytest.approx(1 - quantile, abs=1e-6)
+
+
+def test_the_counts_integers_are_held_to_what_is_charged_for_them() -> None:
+    for plan in (central(), distributed()):
+        counts = plan.count_lanes()
+        assert counts is not None
+        assert counts.bounded
+
+
+def test_a_count_with_less_noise_than_four_steps_is_refused() -> None:
+    with pytest.raises(InvalidPlan, match="steps on the grid"):
+        distributed(noise_multiplier=1.5e-4, adaptive=dataclasses.replace(ADAPTIVE, count_noise=0.5 * 1.5001e-4))
+
+
+def test_a_plan_that_measures_has_no_norm_that_adapts() -> None:
+    measures = {"kind": Kind.EVALUATE, "metrics": (MetricRange(name="loss", low=0.0, high=1.0),), "max_examples": 8}
+    with pytest.raises(InvalidPlan, match="only a plan that trains"):
+        central(**measures, clipping_norm=2.0)
+
+
+@pytest.mark.parametrize("make", [central, distributed])
+@pytest.mark.parametrize("more", [{"noise_multiplier": 0.0}, {"noise_multiplier": 1e-200}])
+def test_too_little_noise_to_reckon_with_is_refused_by_name(make: Any, more: dict[str, float]) -> None:
+    with pytest.raises(InvalidPlan, match="noise_multiplier above 0"):
+        make(**more)
+    with pytest.raises(InvalidPlan, match="noise_multiplier above 0"):
+        make(**more, adaptive=None)
+    with pytest.raises(InvalidPlan, match="count_noise of an adaptive norm is above 0"):
+        dataclasses.replace(ADAPTIVE, count_noise=1e-200)
+
+
+def test_an_apps_floor_is_of_the_noise_of_delta_and_count_together() -> None:
+    """Counts that take most of z leave deltas much noise: the floor is not met by that."""
+    plan = distributed(noise_multiplier=0.3, adaptive=dataclasses.replace(ADAPTIVE, count_noise=0.1501))
+    assert plan.lanes().noise_multiplier > 1
+    with pytest.raises(InvalidGroup, match="noise is below"):
+        authority_for(plan, AUTHORITY.public, Floors(least_noise=1.0))
+    assert authority_for(distributed(), AUTHORITY.public, Floors(least_noise=1.0)) == AUTHORITY.public
+
+
+def test_masked_sums_under_noise_of_the_coordinator_are_not_rotated() -> None:
+    with pytest.raises(InvalidPlan, match="24 bits or more"):
+        distributed(privacy=Privacy.CENTRAL, adaptive=None, lane_bits=20, rotation_seed=bytes(32))

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from coordinator.core.privacy import participation as of_the_coordinator
 from edge_runtime import limits
 from edge_runtime.journal import state as now_is
-from edge_runtime.journal.admission import admitted
+from edge_runtime.journal.admission import admitted, is_admitted
 from edge_runtime.journal.state import Restart, Restarted, State
 from edge_runtime.limits import MOST_PLANS, Past, Taken, barred, gave
+from edge_runtime.protocol.claims import AdaptiveNorm, Privacy
 from edge_runtime.protocol.errors import Malformed
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.policy import LONGEST_SPAN_S
@@ -145,6 +146,16 @@ def test_what_ended_before_a_report_could_leave_does_not_count() -> None:
 def test_a_participation_is_not_held_against_itself() -> None:
     state, _reason = admitted(ASSIGNED, limited(most=1), SHA256, NORM)
     assert admitted(now_is.sending(seal(state)), limited(most=1), SHA256, NORM)[1] is None
+
+
+def test_a_participation_of_before_journals_kept_norms_asks_for_one_where_it_adapts() -> None:
+    state, _reason = admitted(ASSIGNED, limited(most=1), SHA256, NORM)
+    older = replace(now_is.under_way(state), clipping_norm=None)
+    adaptive = AdaptiveNorm(quantile=0.5, smallest=0.1, largest=10.0, rate=0.2, count_noise=5.0)
+    adapts = replace(limited(most=1), privacy=Privacy.CENTRAL, noise_multiplier=1.0, adaptive=adaptive)
+    assert is_admitted(older, limited(most=1))
+    assert not is_admitted(older, adapts)
+    assert is_admitted(replace(older, clipping_norm=NORM), adapts)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,12 @@ def folded(total: Values, lanes: Lanes) -> Values:
 
     Args:
         total: In units of the delta, within the ring.
-        lanes: Not rotated: values of rotated lanes are no lanes.
+
+    Raises:
+        ValueError: The lanes are rotated: their values are no lanes.
     """
+    if lanes.rotated:
+        raise ValueError("sums of rotated lanes are not folded")
     half = (1 << (lanes.bits - 1)) / lanes.scale
     found: Values = np.where(np.abs(total) > half / 2, np.copysign(half, total) - total, total)
     return found

@@ -136,6 +136,12 @@ def test_no_sum_of_honest_reports_is_changed(norm: float, most: int, bits: int) 
 def test_only_masked_sums_under_noise_of_the_coordinator_fold() -> None:
     plain = replace(CENTRAL, summing=Summing.PLAIN, survivors=None, fewest_members=None)
     assert CENTRAL.lanes().folds
+    assert replace(CENTRAL, privacy=Privacy.CORRELATED, separation=2).lanes().folds
     assert not plain.lanes().folds
     assert not distributed_plan(SIX).lanes().folds
     assert CENTRAL.lanes().scale == pytest.approx(plain.lanes().scale / 2, rel=1e-5)
+
+
+def test_sums_of_rotated_lanes_cannot_be_folded() -> None:
+    with pytest.raises(ValueError, match="rotated"):
+        folded(np.zeros(4), lanes(20, rotation_seed=bytes(32)))

@@ -158,6 +158,20 @@ def test_the_report_has_the_bound_beside_the_claim(tmp_path: Path) -> None:
     assert "http" not in text, "it loads nothing"
 
 
+def test_what_no_attacker_looks_at_is_said(tmp_path: Path) -> None:
+    """The counts of a norm that adapts: with half of the devices' noise in z_b, 1 % of the claim."""
+    plan = PLANS_5["distributed"]
+    assert plan.adaptive is not None
+    audit = Audit(plan=plan, rounds=1, canaries=140)
+    run = ran(audit)
+    numbers, report = page.write(tmp_path, audit, run, judged(audit, run))
+    said = json.loads(numbers.read_text())["not_attacked"]
+    share = (plan.noise_multiplier / plan.adaptive.count_multiplier) ** 2
+    assert f"{share:.1%} of the claimed ρ" in said
+    assert said in report.read_text()
+    assert json.loads(page.write(tmp_path, *small())[0].read_text())["not_attacked"] is None
+
+
 def test_a_claim_that_no_attacker_could_disprove_is_said_to_be_one(tmp_path: Path) -> None:
     """More right guesses than all there cannot be: an audit that could never fail says so, and what to do."""
     audit, run, verdict = small()

@@ -63,6 +63,15 @@ def test_the_norm_is_asked_for_once_and_outlives_the_process(home: Bench) -> Non
     assert len([path for _method, path in home.coordinator.asked if path.endswith("/round")]) == 1
 
 
+def test_a_plan_that_limits_and_adapts_has_both_from_one_header(home: Bench) -> None:
+    home.coordinator.clipping_norm = 1e-3
+    plan = home.coordinator.assign(**CENTRAL, separation=3)
+    with home.runtime() as runtime:
+        assert runtime.run_slice(600).happened is Happened.REPORTED
+        assert [taken.round for taken in runtime._device.state.taken] == [1]
+    assert np.linalg.norm(opened(home, plan, 1e-3).delta) == pytest.approx(1e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("norm", [1e-5, 51.0])
 def test_a_norm_beyond_the_plans_bounds_is_refused_before_training(home: Bench, norm: float) -> None:
     home.coordinator.clipping_norm = norm
