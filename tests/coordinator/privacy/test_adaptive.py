@@ -25,8 +25,9 @@ from edge_runtime.protocol.group import Opened
 from edge_runtime.protocol.header import RoundHeader, SignedRound, header_path, verify_header
 from edge_runtime.protocol.keys import digest
 from edge_runtime.protocol.noise import NoiseSource
-from edge_runtime.protocol.plan import Plan
+from edge_runtime.protocol.plan import Plan, Privacy
 from edge_runtime.protocol.reasons import Outcome
+from edge_runtime.protocol.secure_sum.lanes import Delta
 from edge_runtime.session import Session
 from tests.coordinator.asking import ask, send_report
 from tests.coordinator.privacy.spending import (
@@ -137,12 +138,17 @@ def one_round(home: Home, phone: Phone, visit: str, length: float) -> float:
     (assignment,) = begun(home, [phone], visit)
     assert assignment is not None
     norm = header_of(home, phone, assignment).clipping_norm
+    sent(home, phone, assignment, norm, length)
+    return norm
+
+
+def sent(home: Home, phone: Phone, assignment: Assignment, norm: float, length: float) -> None:
+    """The phone's report of a delta of this length; the coordinator makes of it what it can."""
     delta = np.full(SHARED, length / math.sqrt(SHARED), np.float32)
     plan, rng = wire.decode(Plan, assignment.plan), np.random.default_rng(1)
     report = private_report(assignment.participation, delta, plan, rng, clipping_norm=norm)
     assert send_report(home, phone, assignment, report).status_code == 200
     home.look()
-    return norm
 
 
 def test_the_norm_moves_by_the_noised_count_and_the_next_round_has_it(
@@ -193,13 +199,13 @@ def test_an_update_of_several_rounds_moves_the_norm_once_by_all_their_counts(
 LENGTHS = (0.1, 0.1, 0.1, 30.0, 30.0, 30.0)
 
 
-def summing(phone: SecurePhone, norm: float) -> Session[Opened | Outcome]:
-    """What a device does in its group, with a delta of its own length."""
+def summing(phone: SecurePhone, norm: float, delta: Delta | None = None) -> Session[Opened | Outcome]:
+    """What a device does in its group, with a delta of its own length unless it is given."""
     assignment, plan = phone.assignment, phone.plan
-    delta = np.full(SHARED, LENGTHS[phone.phone.number] / math.sqrt(SHARED), np.float32)
+    of_its_own = np.full(SHARED, LENGTHS[phone.phone.number] / math.sqrt(SHARED), np.float32)
     report = private_report(
         assignment.participation,
-        delta,
+        of_its_own if delta is None else delta,
         plan,
         np.random.default_rng(phone.phone.number),
         clipping_norm=norm,
@@ -254,3 +260,79 @@ def test_a_device_that_was_told_another_norm_spoils_no_sum_and_is_in_none(home: 
         ends = drive(home, phones, {}, told)
     assert sums == []
     assert not any(isinstance(end, Opened) for end in ends.values())
+
+
+def test_a_lanes_room_follows_the_rounds_norm_where_sums_are_folded(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Central noise over masked sums: all of the norm in one value, of each device, after the norm has grown."""
+    seeded(monkeypatch)
+    plan = replace(
+        distributed_plan(SIX), privacy=Privacy.CENTRAL, noise_multiplier=0.01, clipping_norm=0.1, adaptive=ADAPTIVE
+    )
+    enrolled = members(home, SIX)
+    put_budget(home, "recipients", rho=1e9).raise_for_status()
+    home.start_task(plan, pool_size=SIX, rounds=2)
+    weights = FIRST_WEIGHTS
+    for number in range(2):
+        phones = in_a_round(home, enrolled, f"visit {number}")
+        norm = header_of(home, phones[0].phone, phones[0].assignment).clipping_norm
+        delta = np.zeros(SHARED, np.float32)
+        delta[0] = 30.0
+        ends = drive(home, phones, {}, functools.partial(summing, norm=norm, delta=delta))
+        assert all(isinstance(end, Opened) for end in ends.values())
+        after = weights_of(home, rounds_of(home, TASK)[number]["result_sha256"])
+        assert (after - weights)[2] == pytest.approx(norm, rel=0.05), "the mean of six that all give their norm"
+        weights = after
+    assert norm > 1.1 * plan.clipping_norm
+
+
+def test_the_counts_of_all_groups_of_a_round_move_the_norm(home: Home) -> None:
+    plan = distributed_plan(FEW, adaptive=ADAPTIVE)
+    counts = plan.count_lanes()
+    assert counts is not None
+    enrolled = members(home, 2 * FEW)
+    put_budget(home, "coordinator", rho=9.0).raise_for_status()
+    home.start_task(plan, pool_size=2 * FEW, rounds=1)
+    phones = in_a_round(home, enrolled, "one")
+    with sums_seen(home) as sums:
+        drive(home, phones, {}, functools.partial(summing, norm=plan.clipping_norm))
+    assert len(sums) == 2
+    above = sum(signed(one).tolist()[-5] for one in sums) / counts.scale
+    expected = next_norm(ADAPTIVE, plan.clipping_norm, above / (2 * FEW))
+    assert task_of(home, TASK)["clipping_norm"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_rounds_norm_is_that_of_when_it_chose_and_stays(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds overlap: the update of one moves the task's norm, and not that of the other, whoever asks again."""
+    seeded(monkeypatch)
+    plan = replace(ALONE, min_reports=1)
+    first, second, third = started(home, plan, phones=3, mode=Mode.BUFFERED, rounds=None, rounds_at_once=3, pool_size=1)
+    (early,) = begun(home, [first], "early")
+    (other,) = begun(home, [second], "other")
+    assert early is not None
+    assert other is not None
+    assert header_of(home, first, early).clipping_norm == plan.clipping_norm
+    sent(home, second, other, plan.clipping_norm, 0.2)
+    moved = task_of(home, TASK)["clipping_norm"]
+    assert moved != plan.clipping_norm
+    assert header_of(home, first, early).clipping_norm == plan.clipping_norm, "again the same"
+    (late,) = begun(home, [third], "late")
+    assert late is not None
+    assert header_of(home, third, late).clipping_norm == moved, "of when it chose, not of when it opened"
+    before = weights_of(home, task_of(home, TASK)["checkpoint_sha256"])
+    sent(home, first, early, plan.clipping_norm, 30.0)
+    noise = sum_noise(plan, SHARED, plan.clipping_norm)
+    expected = plan.clipping_norm / math.sqrt(SHARED) + noise.drawn(SHARED, SEED) * noise.step
+    weight = 2**-0.5
+    change = (weights_of(home, task_of(home, TASK)["checkpoint_sha256"]) - before)[2:]
+    assert np.allclose(change, weight * expected, atol=1e-4 * np.abs(expected).max()), "at the norm it was given at"
+
+
+def test_a_clone_begins_at_its_plans_norm(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded(monkeypatch)
+    phone, _other = started(home)
+    one_round(home, phone, "visit", 0.2)
+    assert task_of(home, TASK)["clipping_norm"] != ALONE.clipping_norm
+    home.operator("POST", f"/tasks/{TASK}/clone", json={"name": "again", "newest": True}).raise_for_status()
+    assert task_of(home, "again")["clipping_norm"] == ALONE.clipping_norm
