@@ -10,12 +10,13 @@ import pytest
 
 from edge_runtime import Happened
 from edge_runtime.conditions.fixed import IDEAL
+from edge_runtime.privacy import private_report
 from edge_runtime.protocol.claims import AdaptiveNorm, Privacy
 from edge_runtime.protocol.counted import Opened, open_sum
 from edge_runtime.protocol.errors import NonFiniteTraining
 from edge_runtime.protocol.plan import Plan
 from edge_runtime.protocol.reasons import Outcome
-from edge_runtime.protocol.report import lanes_of_report
+from edge_runtime.protocol.report import REPORT_HEADER, lanes_of_report
 from tests.edge_runtime.runtime.bench import Bench
 from tests.edge_runtime.runtime.halls import Hall
 
@@ -115,13 +116,28 @@ def test_a_device_whose_group_has_another_norm_is_in_no_sum(home: Bench) -> None
     assert end.happened is not Happened.REPORTED
 
 
-def test_a_training_that_is_not_finite_gives_zeros_of_the_whole_length(home: Bench) -> None:
+def test_a_training_that_is_not_finite_gives_zeros_and_counts_neither_way(
+    home: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of the coordinator: what the device gave is in its report as it is, before it is masked."""
+
     def breaks(_step: int) -> None:
         raise NonFiniteTraining("the loss is not a number")
 
+    made: list[bytes] = []
+
+    def kept(*args: Any, **kwargs: Any) -> bytes:
+        made.append(private_report(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr("edge_runtime.runs.private_report", kept)
     hall, home.engine.at_step = Hall(home), breaks
-    hall.assign(**DISTRIBUTED)
+    plan = hall.assign(**CENTRAL)
     hall.appoint(group=GROUP)
     with hall.runtime() as runtime:
         assert runtime.run_slice(600).happened is Happened.REPORTED
     assert any("contributes zeros" in line for line in home.said)
+    codec, count = plan.lanes(), home.coordinator.manifest.shared_parameters + 1
+    lanes = codec.unpack(memoryview(made[0])[REPORT_HEADER.size :], count)
+    assert len(made) == 1
+    assert not lanes.any()
