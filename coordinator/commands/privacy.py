@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -223,11 +222,11 @@ def show_budgets(
 
 def _epsilon_of(one: Any) -> float:
     """ε that a budget allows at its target delta."""
-    from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_epsilon
+    from coordinator.core.privacy.conversions import epsilon_bound
 
     if one["epsilon"] is not None:
         return float(one["epsilon"])
-    return rho_to_epsilon(one["rho"], one["target_delta"]) if one["rho"] <= LARGEST_RHO else math.inf
+    return epsilon_bound(one["rho"], one["target_delta"])
 
 
 def _figure(one: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session
 
-from coordinator.services.running import read_plan
+from coordinator.services.running import norm_of, read_plan
 from coordinator.store.tables import Device, Participation, Round, Task
 from edge_runtime.protocol.errors import UnknownParticipation
 from edge_runtime.protocol.header import RoundHeader, SignedRound, sign_header
@@ -29,6 +29,6 @@ def header_for(session: Session, device: Device, participation_id: str, key: Sig
         round=round_.number,
         plan_sha256=digest(task.plan).hex(),
         checkpoint_sha256=round_.checkpoint_sha256,
-        clipping_norm=round_.clipping_norm or read_plan(task.plan).clipping_norm,
+        clipping_norm=norm_of(round_, read_plan(task.plan)),
     )
     return sign_header(header, key)

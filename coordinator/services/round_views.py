@@ -10,7 +10,7 @@ from sqlmodel import Session, col, func, select
 
 from coordinator.core.measuring import Measured
 from coordinator.core.rounds import GroupPhase, Phase
-from coordinator.services.running import read_plan
+from coordinator.services.running import norm_of, read_plan
 from coordinator.store.tables import Group, Participation, Report, Round, Task
 from edge_runtime.protocol import wire
 from edge_runtime.protocol.reasons import Abandonment
@@ -92,12 +92,14 @@ def rounds_of(session: Session, task: Task, after: int = 0, most: int = 500) -> 
             .group_by(col(Participation.round_id))
         ).all()
     )
-    of_plan = read_plan(task.plan).clipping_norm
-    return [_view(one, of_plan, chosen_for.get(one.id, 0), outcomes[one.id], groups[one.id]) for one in found]
+    plan = read_plan(task.plan)
+    return [
+        _view(one, norm_of(one, plan), chosen_for.get(one.id, 0), outcomes[one.id], groups[one.id]) for one in found
+    ]
 
 
 def _view(
-    round_: Round, of_plan: float, chosen: int, outcomes: dict[str, int], groups: list[tuple[Group, int, int, int]]
+    round_: Round, norm: float, chosen: int, outcomes: dict[str, int], groups: list[tuple[Group, int, int, int]]
 ) -> RoundView:
     return RoundView(
         number=round_.number,
@@ -105,7 +107,7 @@ def _view(
         abandonment=round_.abandonment,
         checkpoint_sha256=round_.checkpoint_sha256,
         model_version=round_.model_version,
-        clipping_norm=round_.clipping_norm or of_plan,
+        clipping_norm=norm,
         result_sha256=round_.result_sha256,
         metrics=None if round_.metrics is None else wire.decode(Measured, round_.metrics).means,
         chosen=chosen,

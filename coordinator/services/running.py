@@ -82,6 +82,11 @@ def read_plan(raw: bytes) -> Plan:
     return wire.decode(Plan, raw)
 
 
+def norm_of(row: Task | Round, plan: Plan) -> float:
+    """The clipping norm of a round, or of those of a task that begin now: what was learned, or the plan's."""
+    return plan.clipping_norm if row.clipping_norm is None else row.clipping_norm
+
+
 @functools.lru_cache(maxsize=256)
 def read_manifest(raw: bytes) -> Manifest:
     """A bundle's manifest as it was stored; decoded once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from sqlmodel import Session
 
 from coordinator.core.privacy.blt import Blt
-from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_epsilon
+from coordinator.core.privacy.conversions import epsilon_bound
 from coordinator.core.privacy.ledger import Account
 from coordinator.core.privacy.participation import composed_rho
 from coordinator.core.privacy.plans import Stretch, composed_limits, cost_of, factor_of, mode_of
@@ -122,4 +123,5 @@ def _factor(task: Task, plan: Plan, account: Account, rounds: int, fit: bool) ->
 
 @functools.lru_cache(maxsize=4096)
 def _epsilon(rho: float | None, delta: float) -> float | None:
-    return None if rho is None or rho > LARGEST_RHO else rho_to_epsilon(rho, delta)
+    bound = math.inf if rho is None else epsilon_bound(rho, delta)
+    return bound if math.isfinite(bound) else None

@@ -15,14 +15,15 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, LargeBinary, Select, Table, column, insert, select, table
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session, SQLModel, col
 
 from coordinator.core.privacy.plans import OF_THE_COORDINATOR, mode_of
 from coordinator.core.rounds import UNENDED_PHASES
 from coordinator.services.running import read_plan
 from coordinator.store.blobs import BlobKind, Blobs
 from coordinator.store.database import UtcDateTime
-from coordinator.store.tables import BundleRow, CheckpointRow, PartialSum, Report, Tenant
+from coordinator.store.privacy_tables import NoiseRow
+from coordinator.store.tables import BundleRow, CheckpointRow, PartialSum, Report, Round, Task, Tenant
 from edge_runtime.protocol.errors import Conflict, DigestMismatch, Malformed, NotFound, UnsupportedVersion
 from edge_runtime.protocol.keys import PublicKey, SigningKey
 
@@ -64,11 +65,9 @@ def _check_hidden(session: Session, tenant: str) -> None:
     Raises:
         Conflict: One does, or may soon.
     """
-    tables = SQLModel.metadata.tables
-    tasks, rounds, noise = tables["tasks"], tables["rounds"], tables["privacy_noise"]
-    waiting = rounds.c.phase.in_(UNENDED_PHASES) | rounds.c.id.in_(select(noise.c.round_id))
-    query = select(tasks.c.name, tasks.c.plan, rounds.c.number).join(rounds, rounds.c.task_id == tasks.c.id)
-    query = query.where(tasks.c.tenant == tenant, waiting).order_by(tasks.c.name, rounds.c.number)
+    waiting = col(Round.phase).in_(UNENDED_PHASES) | col(Round.id).in_(select(col(NoiseRow.round_id)))
+    query = select(col(Task.name), col(Task.plan), col(Round.number)).join(Round, col(Round.task_id) == col(Task.id))
+    query = query.where(col(Task.tenant) == tenant, waiting).order_by(col(Task.name), col(Round.number))
     for name, plan, number in session.connection().execute(query):
         if mode_of(read_plan(plan)) in OF_THE_COORDINATOR:
             raise Conflict(

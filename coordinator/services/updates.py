@@ -24,7 +24,7 @@ from coordinator.core.tasks import RUNNING, TaskEvent
 from coordinator.services import hiding, spending
 from coordinator.services.catalogue import record_checkpoint, store_checkpoint
 from coordinator.services.rounds import abandon, end_task, live_groups
-from coordinator.services.running import read_plan
+from coordinator.services.running import norm_of, read_plan
 from coordinator.services.stops import stop_for
 from coordinator.services.sums import is_added_up, opened_sum, plan_and_manifest
 from coordinator.store.blobs import BlobKind, Blobs
@@ -191,7 +191,7 @@ def _norm_after(task: Task, plan: Plan, share_above: float) -> float | None:
     """The clipping norm that a count leads to; None where it is fixed."""
     if plan.adaptive is None:
         return None
-    return next_norm(plan.adaptive, task.clipping_norm or plan.clipping_norm, share_above)
+    return next_norm(plan.adaptive, norm_of(task, plan), share_above)
 
 
 def _weighted_sum(

@@ -35,7 +35,7 @@ from coordinator.core.privacy.statement import Mode as PrivacyMode
 from coordinator.core.task_settings import TaskSettings, read_settings
 from coordinator.core.tasks import TaskState
 from coordinator.services import budgets, catalogue, cohorts, funnel, reach, round_views, task_changes, tasks
-from coordinator.services.running import read_plan
+from coordinator.services.running import norm_of, read_plan
 from coordinator.services.tasks import warnings_of
 from coordinator.store.tables import CheckpointRow, Task, Tenant
 from edge_runtime.protocol import wire
@@ -308,7 +308,7 @@ def _view(session: Session, task: Task, privacy: PrivacyView) -> TaskView:
         checkpoint_sha256=task.checkpoint_sha256,
         model_version=newest.model_version,
         weights_sha256=newest.weights_sha256,
-        clipping_norm=task.clipping_norm or plan.clipping_norm,
+        clipping_norm=norm_of(task, plan),
         rounds_committed=task.rounds_committed,
         rounds_wanted=read_settings(task.settings).stop.rounds,
         settings=json.loads(task.settings),

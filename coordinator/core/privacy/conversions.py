@@ -60,6 +60,11 @@ def rho_to_epsilon(rho: float, delta: float) -> float:
     return least(lambda epsilon: rho_to_delta(rho, epsilon) <= delta, rho + 2 * math.sqrt(rho * -math.log(delta)))
 
 
+def epsilon_bound(rho: float, delta: float) -> float:
+    """`rho_to_epsilon`, for whatever is to be shown: infinite, that is no bound, beyond `LARGEST_RHO`."""
+    return rho_to_epsilon(rho, delta) if rho <= LARGEST_RHO else math.inf
+
+
 def epsilon_to_rho(epsilon: float, delta: float) -> float:
     """Largest ρ whose ε at δ is at most `epsilon`."""
     check_delta(delta)

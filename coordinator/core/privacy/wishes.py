@@ -26,7 +26,7 @@ from typing import Final
 
 from coordinator.core.privacy.blt import Blt, fitted
 from coordinator.core.privacy.central import SumNoise
-from coordinator.core.privacy.conversions import LARGEST_RHO, rho_to_delta, rho_to_epsilon
+from coordinator.core.privacy.conversions import LARGEST_RHO, epsilon_bound, rho_to_delta
 from coordinator.core.privacy.correlated import correlated_rho, prefix_error
 from coordinator.core.privacy.distributed import LEAST_STEPS, GroupNoise, excess
 from coordinator.core.privacy.participation import ParticipationLimits, composed_rho
@@ -247,4 +247,4 @@ def _lanes(wish: Wish, noise: float) -> Lanes:
 
 def _epsilon(wish: Wish, noise: float, rounds: int, opponent: Opponent) -> float:
     rho = _rho(wish, noise, rounds, opponent)
-    return rho_to_epsilon(rho, wish.target_delta) if rho <= LARGEST_RHO else math.inf
+    return epsilon_bound(rho, wish.target_delta)
