@@ -13,7 +13,7 @@ from typing import Final
 from edge_runtime.protocol.claims import AdaptiveNorm
 
 COUNT_NOISE: Final = 0.05
-"""σ_b over the expected participants that is usual: it costs little, and finds the norm within some ten rounds."""
+"""σ_b over the expected participants that is usual: 1 % more noise on deltas for the median, at z = 1 and n = 100."""
 STEP_LOG_LIMIT: Final = 2.0
 """No update moves the clipping norm by more than a factor of e²."""
 

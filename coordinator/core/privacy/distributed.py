@@ -20,11 +20,11 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from edge_runtime.protocol.secure_sum.lanes import Lanes
+from edge_runtime.protocol.secure_sum.lanes import FLOAT32_SLACK, Lanes
 
 LEAST_STEPS: Final = 4.0
 """Least σ on the grid: τ d is below 1e-50 for every model."""
-_FLOAT_ROOM: Final = math.sqrt(1 + 1e-6)
+_FLOAT_ROOM: Final = math.sqrt(1 + FLOAT32_SLACK)
 """What float32 may leave of a clipped delta above its norm: `Lanes.encode` lets so much of a squared norm pass."""
 
 

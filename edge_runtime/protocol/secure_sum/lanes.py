@@ -54,7 +54,7 @@ LARGEST_NOISE: Final = 1e3
 
 _BLOCK: Final = 1 << 14
 """Values that are rounded at a time, so that they stay in the cache and no phone holds a large delta in float64."""
-_FLOAT32_SLACK: Final = 1e-6
+FLOAT32_SLACK: Final = 1e-6
 """Relative room for the float32 rounding of a clipped delta."""
 _DEVIATIONS: Final = 9
 """k: standard deviations that fit into half the range."""
@@ -175,11 +175,11 @@ class Lanes:
         peak = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))  # NaN if there is one anywhere
         if not math.isfinite(peak):
             raise LanesOutOfRange("a value of the delta is not finite")
-        if peak > self.clipping_norm * (1 + _FLOAT32_SLACK):
+        if peak > self.clipping_norm * (1 + FLOAT32_SLACK):
             raise LanesOutOfRange("a value of the delta is beyond the clipping norm")
         lanes = np.zeros(self.count(delta.size), dtype=np.uint32)
         for _attempt in range(_ROUNDINGS):
-            if self._round(delta, rng, lanes) <= self.rounded_norm(delta.size) ** 2 * (1 + _FLOAT32_SLACK):
+            if self._round(delta, rng, lanes) <= self.rounded_norm(delta.size) ** 2 * (1 + FLOAT32_SLACK):
                 return lanes
         raise LanesOutOfRange("the delta is beyond the clipping norm")
 
